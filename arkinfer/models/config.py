@@ -1,0 +1,250 @@
+"""The normalized shape of a MiniCPM-family model, read from a Hugging Face `config.json`.
+
+Knows no torch and no tensors: `plan` works from this alone.
+Source: `configuration_minicpm.py` of MiniCPM4-0.5B (defaults of absent keys) and `LlamaConfig`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from arkinfer.errors import CheckpointError, UnsupportedError, nearest
+
+ARCHITECTURES = ("LlamaForCausalLM", "MiniCPMForCausalLM")
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary embedding: `default`, or `longrope` with one factor per rotated pair."""
+
+    theta: float = 10000.0
+    kind: Literal["default", "longrope"] = "default"
+    short_factor: tuple[float, ...] = ()
+    long_factor: tuple[float, ...] = ()
+    original_max_position: int = 0
+    attention_factor: float | None = None
+    """Given explicitly by the config; None: computed from the lengths."""
+
+    def factor(self, max_position: int) -> float:
+        """What cos and sin are both multiplied by: sqrt(1 + ln(max/orig) / ln(orig)).
+
+        Source: `MiniCPMLongRoPE` in MiniCPM4's modeling file.
+        """
+        if self.kind == "default":
+            return 1.0
+        if self.attention_factor is not None:
+            return self.attention_factor
+        ratio = max_position / self.original_max_position
+        if ratio <= 1.0:
+            return 1.0
+        return math.sqrt(1.0 + math.log(ratio) / math.log(self.original_max_position))
+
+    def inv_freq(self, head_dim: int, context: int) -> npt.NDArray[np.float32]:
+        """Angles per position, float32 [head_dim / 2].
+
+        The long factors apply iff the configured context exceeds the original length: static,
+        as in the published modeling file, where the table is built for the whole context.
+        """
+        exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+        frequency = np.float32(self.theta) ** exponent
+        if self.kind == "longrope":
+            long = context > self.original_max_position
+            frequency *= np.asarray(self.long_factor if long else self.short_factor, np.float32)
+        return (np.float32(1.0) / frequency).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One decoder-only model of the family; scalings are 1 for a plain Llama."""
+
+    architecture: str
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    tie_word_embeddings: bool
+    rope: Rope
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    logit_divisor: float = 1.0
+    torch_dtype: str = "bfloat16"
+    bos_token_id: int | None = 1
+    eos_token_ids: tuple[int, ...] = (2,)
+    sparse: Mapping[str, Any] | None = field(default=None, hash=False)
+
+    @property
+    def rope_attention_factor(self) -> float:
+        return self.rope.factor(self.max_position_embeddings)
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights stored in the checkpoint (a tied head counts once)."""
+        return sum(math.prod(shape) for shape in self.tensor_shapes().values())
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor a checkpoint must hold, by its Hugging Face name."""
+        h, i, d = self.hidden_size, self.intermediate_size, self.head_dim
+        q, kv = self.num_attention_heads * d, self.num_key_value_heads * d
+        shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab_size, h)}
+        for layer in range(self.num_hidden_layers):
+            prefix = f"model.layers.{layer}"
+            shapes |= {
+                f"{prefix}.input_layernorm.weight": (h,),
+                f"{prefix}.self_attn.q_proj.weight": (q, h),
+                f"{prefix}.self_attn.k_proj.weight": (kv, h),
+                f"{prefix}.self_attn.v_proj.weight": (kv, h),
+                f"{prefix}.self_attn.o_proj.weight": (h, q),
+                f"{prefix}.post_attention_layernorm.weight": (h,),
+                f"{prefix}.mlp.gate_proj.weight": (i, h),
+                f"{prefix}.mlp.up_proj.weight": (i, h),
+                f"{prefix}.mlp.down_proj.weight": (h, i),
+            }
+        shapes["model.norm.weight"] = (h,)
+        if not self.tie_word_embeddings:
+            shapes["lm_head.weight"] = (self.vocab_size, h)
+        return shapes
+
+
+def parse_config(raw: Mapping[str, Any], generation: Mapping[str, Any] | None = None) -> ModelConfig:
+    """A checked `ModelConfig` from the dictionaries of config.json and generation_config.json.
+
+    Raises:
+        UnsupportedError: an architecture, activation, bias or rope type that we do not run.
+        CheckpointError: a key is missing or its value is impossible.
+    """
+    architecture = _architecture(raw)
+    minicpm = architecture == "MiniCPMForCausalLM"
+    _refuse_unsupported(raw)
+    hidden, layers = _positive(raw, "hidden_size"), _positive(raw, "num_hidden_layers")
+    heads = _positive(raw, "num_attention_heads")
+    kv_heads = _positive(raw, "num_key_value_heads", default=heads)
+    if raw.get("head_dim") is None and hidden % heads:
+        raise _impossible("hidden_size", f"{hidden} is not a multiple of {heads} heads")
+    head_dim = _positive(raw, "head_dim", default=hidden // heads)
+    if heads % kv_heads:
+        raise _impossible("num_key_value_heads", f"{kv_heads} does not divide {heads} heads")
+    if head_dim % 2:
+        raise _impossible("head_dim", f"{head_dim} is odd, so it cannot be rotated in pairs")
+    max_position = _positive(raw, "max_position_embeddings", default=2048)
+    eos = _token_ids(raw.get("eos_token_id", 2)) | _token_ids((generation or {}).get("eos_token_id"))
+    base = float(raw.get("dim_model_base", 1))
+    return ModelConfig(
+        architecture=architecture,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        intermediate_size=_positive(raw, "intermediate_size"),
+        vocab_size=_positive(raw, "vocab_size"),
+        max_position_embeddings=max_position,
+        rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        tie_word_embeddings=bool(raw.get("tie_word_embeddings", minicpm)),
+        rope=_rope(raw, head_dim, max_position),
+        embedding_scale=float(raw.get("scale_emb", 1)) if minicpm else 1.0,
+        residual_scale=float(raw.get("scale_depth", 1)) / math.sqrt(layers) if minicpm else 1.0,
+        logit_divisor=hidden / base if minicpm else 1.0,
+        torch_dtype=str(raw.get("torch_dtype") or raw.get("dtype") or "bfloat16"),
+        bos_token_id=raw.get("bos_token_id", 1),
+        eos_token_ids=tuple(sorted(eos)),
+        sparse=raw.get("sparse_config"),
+    )
+
+
+def _architecture(raw: Mapping[str, Any]) -> str:
+    names = raw.get("architectures") or []
+    if not names:
+        raise CheckpointError(
+            'config.json names no "architectures"',
+            "so the kind of model is unknown",
+            f"Add one of: {', '.join(ARCHITECTURES)}.",
+        )
+    if names[0] not in ARCHITECTURES:
+        raise UnsupportedError(
+            f'the architecture "{names[0]}" is not supported',
+            "arkinfer runs the MiniCPM family and plain Llama models",
+            nearest(names[0], ARCHITECTURES),
+        )
+    return names[0]
+
+
+def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
+    wanted: dict[str, tuple[Any, ...]] = {
+        "hidden_act": ("silu", "swish"),
+        "attention_bias": (False,),
+        "mlp_bias": (False,),
+    }
+    for key, values in wanted.items():
+        if key in raw and raw[key] not in values:
+            raise UnsupportedError(
+                f"config.json has {key} = {raw[key]!r}, which is not supported",
+                f"the family uses {key} = {values[0]!r}",
+                "Use a checkpoint of the MiniCPM family or a plain Llama.",
+            )
+
+
+def _rope(raw: Mapping[str, Any], head_dim: int, max_position: int) -> Rope:
+    """Old `rope_theta` + `rope_scaling`, or transformers 5's `rope_parameters`."""
+    scaling: Mapping[str, Any] = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    theta = float(scaling.get("rope_theta") or raw.get("rope_theta") or 10000.0)
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    if kind == "default":
+        return Rope(theta=theta)
+    if kind != "longrope":
+        raise UnsupportedError(
+            f'config.json has the rope type "{kind}", which is not supported',
+            "",
+            nearest(str(kind), ("default", "longrope")),
+        )
+    factors: dict[str, tuple[float, ...]] = {}
+    for key in ("short_factor", "long_factor"):
+        values = scaling.get(key)
+        if not isinstance(values, list) or len(cast("list[float]", values)) != head_dim // 2:
+            raise _impossible(f"rope_scaling.{key}", f"it must list head_dim / 2 = {head_dim // 2} numbers")
+        factors[key] = tuple(float(v) for v in cast("list[float]", values))
+    original = scaling.get("original_max_position_embeddings") or raw.get(
+        "original_max_position_embeddings", max_position
+    )
+    given = scaling.get("attention_factor")
+    return Rope(
+        theta=theta,
+        kind="longrope",
+        original_max_position=int(original),
+        attention_factor=None if given is None else float(given),
+        **factors,
+    )
+
+
+def _token_ids(value: Any) -> set[int]:
+    if value is None:
+        return set()
+    return set(cast("list[int]", value)) if isinstance(value, list) else {int(value)}
+
+
+def _positive(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    value = raw.get(key)
+    value = default if value is None else value
+    if value is None:
+        raise CheckpointError(
+            f'config.json has no "{key}"', "the model's shape needs it", "Restore the full config.json."
+        )
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise _impossible(key, f"{value!r} is not a positive whole number")
+    return value
+
+
+def _impossible(key: str, why: str) -> CheckpointError:
+    return CheckpointError(
+        f'config.json has an impossible "{key}"', why, "Restore the config.json of the checkpoint."
+    )

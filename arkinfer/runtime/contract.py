@@ -1,0 +1,122 @@
+"""What an executor offers to the engine: the device half of the backend contract.
+
+Knows no backend, no tokenizer and no sampling. An executor opens one section of an artifact
+and gives an `Executable` (the weights, loaded once), which makes any number of `State`s (one
+sequence each: its caches and its length).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from arkinfer.artifact import Artifact, Section
+
+IntArray: TypeAlias = npt.NDArray[np.int64]
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+Rows: TypeAlias = Literal["last", "all", "none"]
+"""Which rows of a step's tokens want logits."""
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How to open a section.
+
+    Attributes:
+        threads: worker threads; None: what the executor finds best for this machine.
+    """
+
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What a step gives back.
+
+    Attributes:
+        logits: float32 [rows, vocab_size]; rows = 1 ("last"), the number of tokens ("all") or 0.
+        taps: hidden states by name, float32 [tokens, hidden], for the taps that were asked for.
+    """
+
+    logits: FloatArray
+    taps: dict[str, FloatArray] = field(default_factory=dict[str, FloatArray])
+
+
+class State(Protocol):
+    """One sequence: its caches and its length.
+
+    A step that raises leaves the state as it was before the step.
+    """
+
+    @property
+    def length(self) -> int:
+        """Tokens held in the caches."""
+        ...
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that the caches can hold."""
+        ...
+
+    def step(self, tokens: IntArray, *, rows: Rows = "last", taps: tuple[str, ...] = ()) -> StepOutput:
+        """Appends 1 … `Executable.chunk` tokens, int64 [T].
+
+        Raises:
+            UsageError: no token, more than `chunk`, an id outside the vocabulary, more tokens
+                than the capacity, or a tap that `features` does not declare.
+            DeviceError: the runtime refused the step.
+        """
+        ...
+
+    def truncate(self, length: int) -> None:
+        """Forgets all but the first `length` tokens, 0 <= length <= self.length."""
+        ...
+
+
+class Executable(Protocol):
+    """The weights, loaded once and shared by all states."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def max_context(self) -> int:
+        """The longest sequence, in tokens, that the artifact was compiled for."""
+        ...
+
+    @property
+    def chunk(self) -> int:
+        """The most tokens that one step takes."""
+        ...
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What it can do beyond this contract ("taps", "tree", "persist"): absent is not declared."""
+        ...
+
+    def new_state(self, context: int) -> State:
+        """An empty sequence with room for `context` tokens (1 … max_context)."""
+        ...
+
+    def close(self) -> None:
+        """Gives memory and threads back; states made before are unusable afterwards."""
+        ...
+
+
+class Executor(Protocol):
+    """Entry point group `arkinfer.executors`; no torch, no IR."""
+
+    name: str
+
+    def open(self, artifact: Artifact, section: Section, options: LoadOptions) -> Executable:
+        """Loads a section.
+
+        Raises:
+            DeviceError: this device lacks the runtime, its version or an instruction set that
+                the section `requires`; the message names the one command that mends it.
+        """
+        ...
