@@ -1,0 +1,336 @@
+"""What manifest.json says: its types, its schema, its evolution rules. Knows no file layout.
+
+Evolution: a key that this version does not know is ignored; a feature in `requires` that it does
+not know is refused; a newer `format` is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict, cast
+
+from arkinfer.artifact.dtypes import DTYPES
+from arkinfer.artifact.schema import Schema, problem
+
+if TYPE_CHECKING:
+    from typing_extensions import NotRequired
+
+FORMAT = 1
+FEATURES: frozenset[str] = frozenset()
+"""What a file may list in `requires` for this version to read it; format 1 began with none."""
+
+WEIGHTS = "weights/"
+BACKENDS = "backends/"
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """A tensor of the artifact, stored as the entry `weights/<name>`.
+
+    Attributes:
+        name: as the compiler named it.
+        dtype: a name of `DTYPES`.
+        shape: dimensions, row-major; () for a scalar.
+        size: bytes.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    size: int
+
+
+@dataclass(frozen=True)
+class Section:
+    """What one backend runs; its files are the entries under `backends/<backend>/`.
+
+    Attributes:
+        backend: the executor's name, e.g. "onnxruntime".
+        config: JSON facts of the executor's own.
+        requires: version ranges by package, e.g. {"onnxruntime": ">=1.23"}.
+        tensors: names of the tensors that it loads.
+    """
+
+    backend: str
+    config: dict[str, Any]
+    requires: dict[str, str]
+    tensors: tuple[str, ...]
+
+
+class ModelFacts(TypedDict):
+    name: str
+    architecture: str
+    parameters: NotRequired[int]
+    hidden_size: NotRequired[int]
+    num_hidden_layers: NotRequired[int]
+    vocab_size: NotRequired[int]
+    max_position_embeddings: NotRequired[int]
+
+
+class TargetFacts(TypedDict):
+    name: str
+
+
+class TokenFacts(TypedDict):
+    bos: int | None
+    stop: list[int]
+    stop_strings: NotRequired[list[str]]
+
+
+class GenerationFacts(TypedDict, total=False):
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+
+
+class SourceFacts(TypedDict):
+    files: dict[str, str]
+
+
+class TensorFacts(TypedDict):
+    dtype: str
+    shape: list[int]
+
+
+class SectionFacts(TypedDict):
+    backend: str
+    requires: dict[str, str]
+    tensors: list[str]
+    config: dict[str, Any]
+
+
+class EntryFacts(TypedDict):
+    size: int
+    sha256: str
+
+
+class Manifest(TypedDict):
+    """manifest.json, as read; the schema describes each key."""
+
+    format: int
+    arkinfer: str
+    requires: list[str]
+    model: ModelFacts
+    context: int
+    quant: str
+    dtype: str
+    target: TargetFacts
+    tokens: TokenFacts
+    generation: GenerationFacts
+    source: SourceFacts
+    tensors: dict[str, TensorFacts]
+    sections: list[SectionFacts]
+    entries: dict[str, EntryFacts]
+
+
+def _text(description: str) -> Schema:
+    return {"type": "string", "description": description}
+
+
+def _count(description: str, minimum: int = 0) -> Schema:
+    return {"type": "integer", "minimum": minimum, "description": description}
+
+
+def _number(description: str, **limits: float) -> Schema:
+    return {"type": "number", **limits, "description": description}
+
+
+def _list(items: Schema, description: str) -> Schema:
+    return {"type": "array", "items": items, "description": description}
+
+
+def _map(values: Schema, description: str) -> Schema:
+    return {"type": "object", "additionalProperties": values, "description": description}
+
+
+def _struct(required: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Schema:
+    properties = {**required, **(optional or {})}
+    return {"type": "object", "required": list(required), "properties": properties}
+
+
+_SHA256: Schema = {
+    "type": "string",
+    "pattern": "^[0-9a-f]{64}$",
+    "description": "a SHA-256 of 64 hexadecimal digits",
+}
+
+_MODEL = _struct(
+    {
+        "name": _text("the checkpoint's name"),
+        "architecture": _text("the model class, e.g. MiniCPMForCausalLM"),
+    },
+    {
+        "parameters": _count("weights of the checkpoint, tied ones once"),
+        "hidden_size": _count("width of the residual stream", 1),
+        "num_hidden_layers": _count("decoder layers", 1),
+        "vocab_size": _count("rows of the logits", 1),
+        "max_position_embeddings": _count("positions that the model was made for", 1),
+    },
+)
+_TOKENS = _struct(
+    {
+        "bos": {"type": ["integer", "null"], "minimum": 0, "description": "first token, or null"},
+        "stop": _list(_count("a token id"), "tokens that end an answer, from all sources"),
+    },
+    {"stop_strings": _list(_text("text"), "texts that end an answer")},
+)
+_GENERATION = _struct(
+    {},
+    {
+        "temperature": _number("0: greedy", minimum=0),
+        "top_p": _number("kept probability mass", minimum=0, maximum=1),
+        "top_k": _count("kept tokens; 0: all"),
+        "min_p": _number("least probability, relative to the best token", minimum=0, maximum=1),
+        "repetition_penalty": _number("1: none", minimum=0),
+    },
+)
+_SECTION = _struct(
+    {
+        "backend": {
+            "type": "string",
+            "pattern": "^[a-z][a-z0-9_-]*$",
+            "description": "a name of small letters, digits, _ and -",
+        },
+        "requires": _map(_text("a version range"), "version ranges by package"),
+        "tensors": _list(_text("a name of `tensors`"), "what it loads"),
+        "config": {"type": "object", "description": "facts of the executor's own"},
+    }
+)
+_TENSOR = _struct(
+    {
+        "dtype": {"enum": list(DTYPES), "description": "element type, little-endian"},
+        "shape": {
+            "type": "array",
+            "maxItems": 8,
+            "items": {"type": "integer", "minimum": 1, "maximum": 2**48},
+            "description": "dimensions, row-major; [] for a scalar",
+        },
+    }
+)
+SCHEMA: Schema = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "manifest.json of an .ark file, format 1",
+    **_struct(
+        {
+            "format": {"type": "integer", "const": FORMAT, "description": "of the file"},
+            "arkinfer": _text("the version that wrote the file"),
+            "requires": _list(_text("a feature"), "features that a reader must know"),
+            "model": _MODEL,
+            "context": _count("the longest sequence, in tokens", 1),
+            "quant": _text("how the weights were quantized, e.g. int4-g128"),
+            "dtype": _text("of what is not quantized, e.g. fp32"),
+            "target": _struct({"name": _text("what it was built for")}),
+            "tokens": _TOKENS,
+            "generation": _GENERATION,
+            "source": _struct({"files": _map(_SHA256, "SHA-256 of the checkpoint's files")}),
+            "tensors": _map(_TENSOR, "by name; the bytes are the entry weights/<name>"),
+            "sections": _list(_SECTION, "what runs the model, the preferred one first"),
+            "entries": _map(
+                _struct({"size": _count("bytes"), "sha256": _SHA256}),
+                "every other entry, in file order",
+            ),
+        }
+    ),
+}
+
+
+class ManifestError(Exception):
+    """manifest.json does not say what it has to; the text says which part."""
+
+
+class NewerError(Exception):
+    """The file wants a newer arkinfer: `what` it has or needs, and the version that wrote it."""
+
+    def __init__(self, what: str, writer: object) -> None:
+        super().__init__(what)
+        self.what = what
+        is_version = isinstance(writer, str) and re.fullmatch(r"[0-9][0-9A-Za-z.+]{0,40}", writer)
+        self.writer = writer if is_version else ""
+
+
+def encode(manifest: Manifest) -> bytes:
+    """manifest.json's bytes; the order of keys is kept.
+
+    Raises:
+        ManifestError: the manifest breaks the schema or one of its cross references.
+    """
+    check(manifest)
+    return json.dumps(manifest, indent=1, allow_nan=False).encode() + b"\n"
+
+
+def decode(data: bytes) -> Manifest:
+    """Reads and checks manifest.json.
+
+    Raises:
+        NewerError: its format or a feature that it requires is newer than this version.
+        ManifestError: it is not JSON, or breaks the schema or one of its cross references.
+    """
+    try:
+        raw: object = json.loads(data, object_pairs_hook=_no_twins, parse_constant=_no_constant)
+    except RecursionError:
+        raise ManifestError("it is nested too deeply") from None
+    except ValueError as error:  # JSON, UTF-8 and over-long integers alike
+        raise ManifestError(f"it is not JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise ManifestError("it is not a JSON object")
+    facts = cast("dict[str, Any]", raw)
+    _check_evolution(facts)
+    check(facts)
+    return cast("Manifest", raw)
+
+
+def _check_evolution(facts: dict[str, Any]) -> None:
+    """Before all else: a newer file may break every other rule."""
+    version, requires = facts.get("format"), facts.get("requires")
+    if isinstance(version, int) and version > FORMAT:
+        raise NewerError(f"has format {version:.3g}", facts.get("arkinfer"))
+    for feature in cast("list[object]", requires) if isinstance(requires, list) else []:
+        if isinstance(feature, str) and feature not in FEATURES:
+            raise NewerError(f'needs the feature "{feature:.80}"', facts.get("arkinfer"))
+
+
+def check(manifest: object) -> None:
+    """Raises ManifestError when the schema or a reference from one part to another is broken."""
+    if found := problem(manifest, SCHEMA):
+        raise ManifestError(found)
+    facts = cast("Manifest", manifest)
+    tensors, entries = facts["tensors"], facts["entries"]
+    for name, tensor in tensors.items():
+        entry = entries.get(WEIGHTS + name)
+        size = tensor_size(tensor["dtype"], tensor["shape"])
+        if entry is None:
+            raise ManifestError(f'the tensor "{name}" has no entry')
+        if entry["size"] != size:
+            raise ManifestError(f'"{name}" has {entry["size"]} bytes, its shape needs {size}')
+    for name in entries:
+        if name.startswith(WEIGHTS) and name.removeprefix(WEIGHTS) not in tensors:
+            raise ManifestError(f'the entry "{name}" is not among the tensors')
+    backends: set[str] = set()
+    for section in facts["sections"]:
+        if section["backend"] in backends:
+            raise ManifestError(f'two sections are for "{section["backend"]}"')
+        backends.add(section["backend"])
+        for name in section["tensors"]:
+            if name not in tensors:
+                raise ManifestError(f'section "{section["backend"]}" names no tensor with "{name}"')
+
+
+def tensor_size(dtype: str, shape: list[int] | tuple[int, ...]) -> int:
+    """Bytes of a tensor."""
+    return math.prod(shape) * DTYPES[dtype]
+
+
+def _no_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key comes twice")
+    return result
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is not a JSON number")
