@@ -1,0 +1,229 @@
+"""`arkinfer inspect`: what an .ark file is. Knows no backend; hashes and loads nothing."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from arkinfer.artifact import Artifact
+
+# The first that matches names the group: "input_layernorm" and "q_norm" are norms before all else.
+_GROUPS = {
+    "norms": "norm",
+    "head": "lm_head",
+    "embedding": "embed",
+    "attention": "attn|attention|[qkvo]_proj|qkv",
+    "mlp": "mlp|ffn|(gate|up|down)_proj",
+    "other": "",
+}
+_ORDER = ("embedding", "attention", "mlp", "norms", "head", "other")
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="The .ark file.", show_default=False)],
+    entries: Annotated[bool, typer.Option("--entries", help="List every entry, too.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON with stable keys.")] = False,
+) -> None:
+    """Show what an .ark file is: model, quantization, sections, stop tokens, sizes.
+
+    Example: arkinfer inspect model.ark --entries
+    """
+    from arkinfer.artifact import open_artifact
+
+    with open_artifact(file) as artifact:
+        facts = describe(artifact, entries=entries)
+    if json:
+        print(jsonlib.dumps(facts, indent=2))
+        return
+    _print_facts(facts)
+    _print_table(("section", "requires", "tensors", "bytes"), _section_rows(facts))
+    _print_table(("group", "tensors", "bytes", "share"), _group_rows(facts))
+    if entries:
+        rows = [
+            (e["name"], _kind(e), f"{e['offset']:,}", f"{e['size']:,}") for e in facts["entries"]
+        ]
+        _print_table(("entry", "type", "offset", "bytes"), rows)
+
+
+def describe(artifact: Artifact, *, entries: bool = False) -> dict[str, Any]:
+    """What `--json` prints; sizes and offsets in bytes."""
+    manifest = artifact.manifest
+    stop = manifest["tokens"]["stop"]
+    texts = token_texts(artifact, stop)
+    return {
+        "path": str(artifact.path),
+        "size": artifact.size,
+        "digest": artifact.digest,
+        **{key: manifest[key] for key in ("format", "arkinfer", "requires", "model", "context")},
+        **{key: manifest[key] for key in ("quant", "dtype", "target")},
+        "tokens": {
+            **manifest["tokens"],
+            "stop": [{"id": token, "text": texts.get(token)} for token in stop],
+        },
+        **{key: manifest[key] for key in ("generation", "source")},
+        "sections": [
+            {
+                "backend": section.backend,
+                "requires": section.requires,
+                "tensors": len(section.tensors),
+                "bytes": artifact.section_bytes(section.backend),
+            }
+            for section in artifact.sections.values()
+        ],
+        "groups": _groups(artifact),
+        **({"entries": _entries(artifact)} if entries else {}),
+    }
+
+
+def token_texts(artifact: Artifact, tokens: Sequence[int]) -> dict[int, str]:
+    """The texts of tokens as tokenizer.json writes them; those that it does not have are absent."""
+    if "tokenizer.json" not in artifact or not tokens:
+        return {}
+    wanted = frozenset(tokens)
+    try:
+        tokenizer = cast("dict[str, Any]", jsonlib.loads(artifact.read("tokenizer.json")))
+        vocabulary = cast("dict[str, int]", tokenizer["model"]["vocab"])
+        added = cast("list[dict[str, Any]]", tokenizer.get("added_tokens", []))
+        texts = {token: text for text, token in vocabulary.items() if token in wanted}
+        return texts | {t["id"]: t["content"] for t in added if t["id"] in wanted}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}  # of another kind than ours: the ids alone are shown
+
+
+def group_of(tensor: str) -> str:
+    """The part of the model that a tensor belongs to, judged by its name.
+
+    >>> group_of("model.layers.0.input_layernorm.weight"), group_of("lm_head.weight")
+    ('norms', 'head')
+    """
+    return next(group for group, pattern in _GROUPS.items() if re.search(pattern, tensor.lower()))
+
+
+def _groups(artifact: Artifact) -> list[dict[str, Any]]:
+    """Tensors by part of the model, then other entries, then padding; adds up to the file."""
+    sizes: dict[str, list[int]] = {name: [] for name in _ORDER}
+    files = 0
+    for entry in artifact.entries():
+        if entry.name.startswith("weights/"):
+            sizes[group_of(entry.name.removeprefix("weights/"))].append(entry.size)
+        else:
+            files += entry.size
+    rows = [
+        *((name, len(found), sum(found)) for name, found in sizes.items() if found),
+        ("files", 0, files),
+        ("padding and directory", 0, artifact.size - files - sum(map(sum, sizes.values()))),
+    ]
+    return [{"group": name, "tensors": count, "bytes": size} for name, count, size in rows]
+
+
+def _entries(artifact: Artifact) -> list[dict[str, Any]]:
+    listed, tensors = artifact.manifest["entries"], artifact.manifest["tensors"]
+    rows: list[dict[str, Any]] = []
+    for entry in artifact.entries():
+        facts = listed.get(entry.name)
+        sha256 = artifact.digest if facts is None else facts["sha256"]
+        row = {"name": entry.name, "offset": entry.offset, "size": entry.size, "sha256": sha256}
+        rows.append({**row, **tensors.get(entry.name.removeprefix("weights/"), {})})
+    return rows
+
+
+def _kind(entry: dict[str, Any]) -> str:
+    return f"{entry['dtype']} {entry['shape']}" if "dtype" in entry else ""
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    model, tokens, source = facts["model"], facts["tokens"], facts["source"]["files"]
+    stop = [f"{t['id']} {t['text']!r}" if t["text"] else str(t["id"]) for t in tokens["stop"]]
+    stop += [repr(text) for text in tokens.get("stop_strings", [])]
+    rows = {
+        "file": f"{facts['path']}, {human(facts['size'])}",
+        "digest": f"sha256 {facts['digest']}",
+        "written by": f"arkinfer {facts['arkinfer']}, format {facts['format']}",
+        "model": f"{model['name']} ({model['architecture']})",
+        **{key.replace("_", " "): f"{value:,}" for key, value in model.items() if _is_int(value)},
+        "quant": f"{facts['quant']}, the rest {facts['dtype']}",
+        "target": facts["target"]["name"],
+        "context": f"{facts['context']:,} tokens",
+        "first token": "none" if tokens["bos"] is None else str(tokens["bos"]),
+        "stops at": ", ".join(stop) or "nothing",
+        "generation": ", ".join(f"{k} {v}" for k, v in facts["generation"].items()) or "defaults",
+        "source": ", ".join(source) or "not recorded",
+    }
+    width = max(map(len, rows))
+    for label, text in rows.items():
+        print(f"{label:<{width}}  {_clean(text)}")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _section_rows(facts: dict[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (
+            section["backend"],
+            ", ".join(f"{name}{spec}" for name, spec in section["requires"].items()) or "nothing",
+            str(section["tensors"]),
+            human(section["bytes"]),
+        )
+        for section in facts["sections"]
+    ]
+
+
+def _group_rows(facts: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for group in facts["groups"]:
+        tensors = str(group["tensors"]) if group["tensors"] else ""
+        share = f"{100 * group['bytes'] / facts['size']:.1f} %"
+        rows.append((group["group"], tensors, human(group["bytes"]), share))
+    return [*rows, ("total", "", human(facts["size"]), "")]
+
+
+def _print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """A table: by rich on a terminal, else plain columns."""
+    rows = [tuple(map(_clean, row)) for row in rows]
+    print()
+    if sys.stdout.isatty():
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for index, title in enumerate(header):
+            table.add_column(title, justify="left" if index < 2 else "right")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        Console().print(table)
+        return
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    for row in [header, *rows]:
+        left = [f"{text:<{width}}" for text, width in zip(row[:2], widths[:2], strict=True)]
+        right = [f"{text:>{width}}" for text, width in zip(row[2:], widths[2:], strict=True)]
+        print("  ".join(left + right).rstrip())
+
+
+def _clean(text: str) -> str:
+    """Without characters that would steer the terminal: the file may come from anyone."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def human(size: int) -> str:
+    """Bytes for people.
+
+    >>> human(999), human(5 << 20)
+    ('999 B', '5.0 MiB')
+    """
+    value, unit = float(size), "B"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            break
+        value /= 1024
+    return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
