@@ -317,7 +317,9 @@ def check(manifest: object) -> None:
         backends.add(section["backend"])
         for name in section["tensors"]:
             if name not in tensors:
-                raise ManifestError(f'section "{section["backend"]}" names no tensor with "{name}"')
+                raise ManifestError(
+                    f'section "{section["backend"]}" names "{name}", which is no tensor'
+                )
 
 
 def tensor_size(dtype: str, shape: list[int] | tuple[int, ...]) -> int:
