@@ -34,6 +34,7 @@ _MAX16, _MAX32 = 0xFFFF, 0xFFFFFFFF
 _ZIP64_ID, _PADDING_ID = 0x0001, 0xD935
 
 LOCAL_SIGNATURE = b"PK\3\4"
+END64_SIGNATURE = b"PK\6\6"
 END_SIZE = _END64.size + _LOCATOR.size + _END.size
 _FORBIDDEN = frozenset('\\:*?"<>|')
 
@@ -119,7 +120,7 @@ def central_record(entry: Entry) -> bytes:
 def end_records(count: int, size: int, offset: int) -> bytes:
     """The end of the file, for a central directory of `count` records, `size` bytes at `offset`."""
     end64 = _END64.pack(
-        b"PK\6\6", _END64.size - 12, _MADE_BY, _VERSION, 0, 0, count, count, size, offset
+        END64_SIGNATURE, _END64.size - 12, _MADE_BY, _VERSION, 0, 0, count, count, size, offset
     )
     locator = _LOCATOR.pack(b"PK\6\7", 0, offset + size, 1)
     end = _END.pack(b"PK\5\6", 0, 0, _MAX16, _MAX16, _MAX32, _MAX32, 0)
@@ -141,10 +142,11 @@ def read_directory(read: Callable[[int, int], bytes], file_size: int) -> tuple[l
         raise LayoutError("it is too short for an .ark file")
     tail = read(file_size - END_SIZE, END_SIZE)
     count, size, offset = _END64.unpack_from(tail)[-3:]
-    if tail != end_records(count, size, offset):
-        raise LayoutError("it does not end with the end records of an .ark file; it may be cut off")
-    if offset + size + END_SIZE != file_size:
-        raise LayoutError("its end records and its length disagree")
+    agree = offset + size + END_SIZE == file_size  # also: no sum below overflows
+    if not agree or tail != end_records(count, size, offset):
+        if tail[:4] == END64_SIGNATURE:
+            raise LayoutError("its end records are damaged, or disagree with its length")
+        raise LayoutError("it does not end like an .ark file; it may be cut off")
     if size > MAX_DIRECTORY:
         raise LayoutError("its central directory is too large")
     directory = read(offset, size)

@@ -288,7 +288,7 @@ def _check_evolution(facts: dict[str, Any]) -> None:
     """Before all else: a newer file may break every other rule."""
     version, requires = facts.get("format"), facts.get("requires")
     if isinstance(version, int) and version > FORMAT:
-        raise NewerError(f"has format {version:.3g}", facts.get("arkinfer"))
+        raise NewerError(f"has format {version!s:.20}", facts.get("arkinfer"))
     for feature in cast("list[object]", requires) if isinstance(requires, list) else []:
         if isinstance(feature, str) and feature not in FEATURES:
             raise NewerError(f'needs the feature "{feature:.80}"', facts.get("arkinfer"))

@@ -87,7 +87,7 @@ class Artifact:
 
     def _read_structure(self) -> dict[str, Entry]:
         """Reads directory and manifest, and checks that they agree; hashes no weights."""
-        if self.pread(0, 4) != LOCAL_SIGNATURE:
+        if self.pread(0, min(4, self.size)) != LOCAL_SIGNATURE:
             raise ArtifactError(
                 f'"{self.path}" is not an .ark file',
                 "It does not start like one",
@@ -141,6 +141,8 @@ class Artifact:
         Raises:
             ArtifactError: the file ends before, or the disk cannot read it.
         """
+        if self._file < 0:
+            raise InternalError(f'the artifact "{self.path}" is closed')
         parts: list[bytes] = []
         while size > 0:
             try:
@@ -151,7 +153,7 @@ class Artifact:
                 raise damaged(self.path, f"it ends before byte {offset + size}")
             parts.append(part)
             offset, size = offset + len(part), size - len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)
 
     def __contains__(self, entry: str) -> bool:
         return entry in self._entries

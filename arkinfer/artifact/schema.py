@@ -1,7 +1,7 @@
 """Checks JSON values against a JSON schema, one sentence per error. Knows no manifest.
 
-Covers the keywords of JSON Schema 2020-12 that our schema uses, and refuses others, so that the
-published schema never says more than is checked.
+Covers the keywords of JSON Schema 2020-12 that our schema uses (patterns with both anchors), and
+refuses others, so that the published schema never says more than is checked.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import re
 from typing import Any, cast
 
 Schema = dict[str, Any]
+
+_ROOT = "the manifest"
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,),
@@ -39,7 +41,7 @@ def problem(value: object, schema: Schema, path: str = "") -> str:
 
 def _says(path: str, text: str, value: object) -> str:
     shown = repr(value) if isinstance(value, (str, int, float, bool)) else type(value).__name__
-    return f"{path or 'the manifest'} must be {text}, not {shown:.80}"
+    return f"{path or _ROOT} must be {text}, not {shown:.80}"
 
 
 def _type(value: object, wanted: str | list[str], path: str, _: Schema) -> str:
@@ -60,7 +62,7 @@ def _enum(value: object, wanted: list[object], path: str, _: Schema) -> str:
 
 
 def _pattern(value: object, wanted: str, path: str, schema: Schema) -> str:
-    if not isinstance(value, str) or re.search(wanted, value):
+    if not isinstance(value, str) or re.fullmatch(wanted, value):
         return ""
     return _says(path, str(schema.get("description", f"text that matches {wanted}")), value)
 
@@ -80,7 +82,7 @@ def _maximum(value: object, wanted: float, path: str, _: Schema) -> str:
 def _max_items(value: object, wanted: int, path: str, _: Schema) -> str:
     if not isinstance(value, list) or len(cast("list[object]", value)) <= wanted:
         return ""
-    return f"{path} must have at most {wanted} items"
+    return f"{path or _ROOT} must have at most {wanted} items"
 
 
 def _required(value: object, wanted: list[str], path: str, _: Schema) -> str:
@@ -103,7 +105,7 @@ def _additional(value: object, wanted: Schema, path: str, schema: Schema) -> str
         return ""
     named = schema.get("properties", {})
     items = cast("dict[str, object]", value).items()
-    checks = (problem(v, wanted, f'{path}["{k}"]') for k, v in items if k not in named)
+    checks = (problem(v, wanted, f'{path or _ROOT}["{k}"]') for k, v in items if k not in named)
     return next(filter(None, checks), "")
 
 
