@@ -62,7 +62,9 @@ class State(Protocol):
         """Tokens that the caches can hold."""
         ...
 
-    def step(self, tokens: IntArray, *, rows: Rows = "last", taps: tuple[str, ...] = ()) -> StepOutput:
+    def step(
+        self, tokens: IntArray, *, rows: Rows = "last", taps: tuple[str, ...] = ()
+    ) -> StepOutput:
         """Appends 1 … `Executable.chunk` tokens, int64 [T].
 
         Raises:
@@ -95,7 +97,7 @@ class Executable(Protocol):
 
     @property
     def features(self) -> frozenset[str]:
-        """What it can do beyond this contract ("taps", "tree", "persist"): absent is not declared."""
+        """What it can do beyond this contract ("taps", "tree", "persist"); absent: undeclared."""
         ...
 
     def new_state(self, context: int) -> State:
