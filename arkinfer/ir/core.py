@@ -157,8 +157,6 @@ class Module:
             )
         )
 
-    __hash__ = None  # type: ignore[assignment]
-
     def nodes(self) -> Iterator[Node]:
         for function in self.functions.values():
             yield from function.nodes
@@ -179,8 +177,9 @@ class Module:
 
 
 def _same_function(a: Function, b: Function) -> bool:
-    shape = lambda f: (len(f.inputs), len(f.nodes), len(f.outputs), f.output_names)  # noqa: E731
-    if shape(a) != shape(b):
+    if a.output_names != b.output_names:
+        return False
+    if (len(a.inputs), len(a.nodes)) != (len(b.inputs), len(b.nodes)):
         return False
     twins: dict[Value, Value] = {}
     for x, y in zip(a.inputs, b.inputs, strict=True):
@@ -188,13 +187,9 @@ def _same_function(a: Function, b: Function) -> bool:
             return False
         twins[x] = y
     for m, n in zip(a.nodes, b.nodes, strict=True):
-        same = (m.op, m.loc, len(m.operands), len(m.results)) == (
-            n.op,
-            n.loc,
-            len(n.operands),
-            len(n.results),
-        )
-        if not same or not _same_attributes(m.attributes, n.attributes):
+        if (m.op, m.loc) != (n.op, n.loc) or not _same_attributes(m.attributes, n.attributes):
+            return False
+        if (len(m.operands), len(m.results)) != (len(n.operands), len(n.results)):
             return False
         for x, y in zip(m.operands, n.operands, strict=True):
             if (twins.get(x) is not y) if isinstance(x, Value) else x != y:

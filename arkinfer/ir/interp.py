@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
@@ -11,7 +11,7 @@ from arkinfer.errors import InternalError
 from arkinfer.ir.core import Attribute, Function, Node, Value, Weight
 from arkinfer.ir.ops import op_class
 from arkinfer.ir.ops.base import Array, Data, wide
-from arkinfer.ir.types import DTYPES, Sym, evaluate
+from arkinfer.ir.types import DTYPES, QuantizedType, Sym, TensorType, evaluate
 
 Observer: TypeAlias = Callable[[Node, list[Array]], None]
 
@@ -125,11 +125,11 @@ def random_inputs(
     return {v.name: _random(v, symbols, rng, high) for v in function.inputs}
 
 
-def _random(
-    value: Value, symbols: Mapping[str, int], rng: np.random.Generator, high: int
-) -> Array:
+def _random(value: Value, symbols: Mapping[str, int], rng: np.random.Generator, high: int) -> Array:
     shape = tuple(evaluate(d, symbols) for d in value.type.shape)
-    dtype = DTYPES[cast(str, getattr(value.type, "dtype"))]  # noqa: B009
+    if isinstance(value.type, QuantizedType):
+        raise InternalError(f"%{value.name} is {value.type}, which only a weight can be")
+    dtype = DTYPES[value.type.dtype]
     if dtype == np.bool_:
         return rng.integers(0, 2, shape).astype(np.bool_)
     if np.issubdtype(dtype, np.integer):
@@ -144,13 +144,9 @@ class RandomWeights:
         self._seed = seed
 
     def load(self, weight: Weight) -> Data:
-        from arkinfer.ir.types import TensorType
-
         if not isinstance(weight.type, TensorType):
             raise InternalError(f"@{weight.name} is quantized; random weights are not")
         key = [self._seed, *weight.name.encode()]
         shape = tuple(evaluate(d, {}) for d in weight.type.shape)
         drawn = np.random.default_rng(key).standard_normal(shape, dtype=np.float32)
         return drawn.astype(DTYPES[weight.type.dtype])
-
-

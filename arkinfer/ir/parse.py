@@ -49,7 +49,8 @@ def parse_module(text: str) -> Module:
             else:
                 raise InternalError("expected module, weight or func")
         except InternalError as error:
-            raise InternalError(f"line {number} of the IR text cannot be read: {line}", str(error)) from error
+            what = f"line {number} of the IR text cannot be read: {line}"
+            raise InternalError(what, str(error)) from error
     if function is not None:
         raise InternalError(f"the IR text ends inside of @{function.name}")
     return module

@@ -172,16 +172,13 @@ def parse_type(text: str) -> Type:
     match = _TYPE.fullmatch(text.strip())
     if match is None:
         raise InternalError(f'"{text}" is not a type', "expected one like f32[T, 256]")
-    shape = tuple(dim(d.strip() if not _is_int(d) else int(d)) for d in match[4].split(",") if d.strip())
+    shape = tuple(dim(d.strip()) for d in match[4].split(",") if d.strip())
     if match[1] == "quant":
         rows, columns = shape
-        assert isinstance(rows, int) and isinstance(columns, int)
+        if not (isinstance(rows, int) and isinstance(columns, int)):
+            raise InternalError(f'"{text}" is not a type', "quantized matrices have fixed sizes")
         return QuantizedType(parse_scheme(match[2]), (rows, columns))
     dtype = match[2] or match[3]
     if dtype not in DTYPES:
         raise InternalError(f'"{dtype}" is not a dtype of the IR', f"known: {', '.join(DTYPES)}")
     return CacheType(dtype, shape) if match[1] else TensorType(dtype, shape)
-
-
-def _is_int(text: str) -> bool:
-    return re.fullmatch(r"\s*-?\d+\s*", text) is not None

@@ -35,8 +35,8 @@ def _verify_function(module: Module, function: Function) -> None:
             if node.op == "cache.append":
                 _verify_append(node, appended)
         except InternalError as error:
-            line = print_node(node, names)
-            raise InternalError(f"the IR of @{function.name} is wrong at: {line}", str(error)) from error
+            what = f"the IR of @{function.name} is wrong at: {print_node(node, names)}"
+            raise InternalError(what, str(error)) from error
         known.update(node.results)
     for name, value in zip(function.output_names, function.outputs, strict=True):
         if value not in known:

@@ -12,7 +12,7 @@ from arkinfer.ir.types import CacheType, TensorType, Type, add_dims
 
 
 class Append(Op):
-    """The cache with new rows at its end: cache [S, heads, D], f32 [T, heads, D] -> cache [S + T, …].
+    """The cache with new rows at its end: cache [S, N, D], f32 [T, N, D] -> cache [S + T, N, D].
 
     A backend may do it in place: the old cache has no other user.
     """
