@@ -116,7 +116,9 @@ class ModelConfig:
         return shapes
 
 
-def parse_config(raw: Mapping[str, Any], generation: Mapping[str, Any] | None = None) -> ModelConfig:
+def parse_config(
+    raw: Mapping[str, Any], generation: Mapping[str, Any] | None = None
+) -> ModelConfig:
     """A checked `ModelConfig` from the dictionaries of config.json and generation_config.json.
 
     Raises:
@@ -137,7 +139,9 @@ def parse_config(raw: Mapping[str, Any], generation: Mapping[str, Any] | None = 
     if head_dim % 2:
         raise _impossible("head_dim", f"{head_dim} is odd, so it cannot be rotated in pairs")
     max_position = _positive(raw, "max_position_embeddings", default=2048)
-    eos = _token_ids(raw.get("eos_token_id", 2)) | _token_ids((generation or {}).get("eos_token_id"))
+    eos = _token_ids(raw.get("eos_token_id", 2)) | _token_ids(
+        (generation or {}).get("eos_token_id")
+    )
     base = float(raw.get("dim_model_base", 1))
     return ModelConfig(
         architecture=architecture,
@@ -211,7 +215,9 @@ def _rope(raw: Mapping[str, Any], head_dim: int, max_position: int) -> Rope:
     for key in ("short_factor", "long_factor"):
         values = scaling.get(key)
         if not isinstance(values, list) or len(cast("list[float]", values)) != head_dim // 2:
-            raise _impossible(f"rope_scaling.{key}", f"it must list head_dim / 2 = {head_dim // 2} numbers")
+            raise _impossible(
+                f"rope_scaling.{key}", f"it must list head_dim / 2 = {head_dim // 2} numbers"
+            )
         factors[key] = tuple(float(v) for v in cast("list[float]", values))
     original = scaling.get("original_max_position_embeddings") or raw.get(
         "original_max_position_embeddings", max_position
@@ -237,7 +243,9 @@ def _positive(raw: Mapping[str, Any], key: str, default: int | None = None) -> i
     value = default if value is None else value
     if value is None:
         raise CheckpointError(
-            f'config.json has no "{key}"', "the model's shape needs it", "Restore the full config.json."
+            f'config.json has no "{key}"',
+            "the model's shape needs it",
+            "Restore the full config.json.",
         )
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         raise _impossible(key, f"{value!r} is not a positive whole number")

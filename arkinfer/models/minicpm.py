@@ -181,6 +181,10 @@ def causal_attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """`Attend` without a cache, batched: every tensor [..., T, heads, D]."""
     del layer
     mixed = F.scaled_dot_product_attention(
-        q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2), is_causal=True, enable_gqa=True
+        q.transpose(-3, -2),
+        k.transpose(-3, -2),
+        v.transpose(-3, -2),
+        is_causal=True,
+        enable_gqa=True,
     )
     return mixed.transpose(-3, -2)
