@@ -1,0 +1,105 @@
+"""What a backend's compiler offers to the driver, and what it is given: the host half.
+
+Knows no backend, no pass and no file format. The device half is `arkinfer.runtime.contract`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy.typing as npt
+
+from arkinfer import ir
+from arkinfer.packing import QuantizedTensor
+from arkinfer.targets import Target
+
+
+@dataclass(frozen=True)
+class Support:
+    """How a backend would run a node: fast, slow (why) or not at all (why)."""
+
+    level: Literal["fast", "slow", "no"]
+    reason: str = ""
+
+    @classmethod
+    def fast(cls) -> Support:
+        return cls("fast")
+
+    @classmethod
+    def slow(cls, reason: str) -> Support:
+        return cls("slow", reason)
+
+    @classmethod
+    def no(cls, reason: str) -> Support:
+        return cls("no", reason)
+
+
+class RowStore(ir.WeightStore, Protocol):
+    """Where the numbers come from: whole (`load`) or, for what is large, some rows at a time."""
+
+    def rows(self, weight: ir.Weight, start: int, stop: int) -> npt.NDArray[Any] | QuantizedTensor:
+        """Rows [start, stop) of a weight with at least two dimensions."""
+        ...
+
+
+class SectionWriter(Protocol):
+    """Where a compiler puts what its executor will read; everything is streamed to the file."""
+
+    @property
+    def store(self) -> RowStore:
+        """The weights, for those that must be repacked or precomputed."""
+        ...
+
+    def weight(self, weight: ir.Weight) -> dict[str, str]:
+        """Stores a weight as it is, once for all sections of the artifact.
+
+        Returns:
+            part name -> tensor name in the artifact. A dense weight has the one part "" in its
+            IR dtype; a quantized one has packing's parts ("codes", "scale", maybe "zero" …).
+        """
+        ...
+
+    def tensor(
+        self, name: str, dtype: str, shape: tuple[int, ...], chunks: Iterable[npt.NDArray[Any]]
+    ) -> str:
+        """Stores a tensor of this section alone; dtype as numpy names it. Returns its name.
+
+        Chunks are consecutive along axis 0; each is written before the next is asked for.
+        """
+        ...
+
+    def file(self, name: str, data: bytes) -> str:
+        """Stores the entry `backends/<backend>/<name>`. Returns the entry's name."""
+        ...
+
+    def configure(self, config: Mapping[str, Any], requires: Mapping[str, str]) -> None:
+        """States the facts that the executor will be given as `Section.config` (JSON), and the
+        version range of each package that the section needs, e.g. {"onnxruntime": ">=1.23"}."""
+        ...
+
+
+class Compiler(Protocol):
+    """Entry point group `arkinfer.compilers`."""
+
+    name: str
+
+    legalizations: tuple[str, ...]
+    """Rewrites of `arkinfer.passes.legalize` that this backend wants, by name."""
+
+    def supports(self, node: ir.Node, target: Target) -> Support:
+        """Whether this backend runs a node on the target, and how well. Never guesses."""
+        ...
+
+    def compile(self, module: ir.Module, target: Target, out: SectionWriter) -> None:
+        """Lowers a module whose every node is supported, and fills the section.
+
+        Module attributes: `context` (tokens), `chunk` (the most tokens of one step),
+        `vocab_size`. The function is `step(tokens, rows, k0, v0, …) -> logits, k0, v0, …`.
+
+        Raises:
+            UnsupportedError: the module as a whole cannot be lowered; says why.
+            DeviceError: a tool that the target needs is missing here; says how to get it.
+        """
+        ...
