@@ -78,6 +78,7 @@ class TokenFacts(TypedDict):
     bos: int | None
     stop: list[int]
     stop_strings: NotRequired[list[str]]
+    special: NotRequired[dict[str, str]]
 
 
 class GenerationFacts(TypedDict, total=False):
@@ -177,7 +178,10 @@ _TOKENS = _struct(
         "bos": {"type": ["integer", "null"], "minimum": 0, "description": "first token, or null"},
         "stop": _list(_count("a token id"), "tokens that end an answer, from all sources"),
     },
-    {"stop_strings": _list(_text("text"), "texts that end an answer")},
+    {
+        "stop_strings": _list(_text("text"), "texts that end an answer"),
+        "special": _map(_text("a token's text"), "what chat templates call bos_token, eos_token …"),
+    },
 )
 _GENERATION = _struct(
     {},

@@ -81,8 +81,6 @@ class ChatTemplate:
             UsageError: malformed messages, a conversation that the template refuses, or
                 `thinking` with a template that has no such switch.
         """
-        import jinja2
-
         turns = [_checked(message, guard) for message in _nonempty(messages)]
         variables: dict[str, Any] = {**self._special, "tools": None, "documents": None}
         wanted = requested_thinking(turns) if thinking is None and self.can_think else thinking
@@ -98,10 +96,10 @@ class ChatTemplate:
             return self._template.render(
                 messages=turns, add_generation_prompt=add_generation_prompt, **variables
             )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, OverflowError) as error:
+        except Exception as error:  # a template is a program: it can raise anything
             raise UsageError(
                 "The model's chat template refused the conversation",
-                str(error),
+                str(error) or type(error).__name__,
                 "Change the messages, or write the prompt yourself and run it with --raw",
             ) from error
 
@@ -206,7 +204,7 @@ def _environment() -> jinja2.Environment:
     class Generation(jinja2.ext.Extension):
         """{% generation %}…{% endgeneration %} marks the assistant's words; here, just text."""
 
-        tags = {"generation"}  # noqa: RUF012 (the base class's type)
+        tags = {"generation"}
 
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno

@@ -12,16 +12,19 @@ import numpy as np
 from arkinfer.artifact import open_artifact
 from arkinfer.errors import UsageError
 from arkinfer.runtime.chat import ChatTemplate, Message, with_system
-from arkinfer.runtime.contract import Executable, FloatArray, LoadOptions
+from arkinfer.runtime.contract import Executable, Executor, FloatArray, LoadOptions
 from arkinfer.runtime.generation import Generation
-from arkinfer.runtime.registry import choose_section, open_section
+from arkinfer.runtime.registry import open_section
 from arkinfer.runtime.sampling import Sampler, SamplingParams
-from arkinfer.runtime.session import Session
+from arkinfer.runtime.session import Progress, Session
 from arkinfer.runtime.stream import TextStream
 from arkinfer.runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from arkinfer.artifact import Artifact
+
+DEMO = "demo"
+"""The name of the packaged model, in place of a path."""
 
 
 def load(
@@ -30,14 +33,16 @@ def load(
     backend: str | None = None,
     threads: int | None = None,
     context: int | None = None,
+    executor: Executor | None = None,
 ) -> Engine:
     """Opens an artifact and loads one of its sections; close it, or use it in `with`.
 
     Args:
-        path: an .ark file.
+        path: an .ark file, or "demo" for the model that comes with arkinfer.
         backend: whose section to run; None: the first, which is what the target asked for.
         threads: worker threads; None: what the backend finds best for this machine.
         context: room for prompt and answer, in tokens; None: all that the artifact has.
+        executor: what runs the section; None: the installed one of the section's backend.
 
     Raises:
         UsageError: no such file, no section of that backend, or an impossible number.
@@ -46,17 +51,39 @@ def load(
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads cannot be {threads}", "", "Give at least 1")
-    artifact = open_artifact(path)
+    artifact = open_artifact(located(path))
     try:
-        executable = open_section(artifact, backend, LoadOptions(threads=threads))
+        options = LoadOptions(threads=threads)
+        name, executable = open_section(artifact, backend, options, executor)
         try:
-            return Engine(artifact, executable, backend=backend, context=context)
+            return Engine(artifact, executable, backend=name, context=context)
         except BaseException:
             executable.close()
             raise
     except BaseException:
         artifact.close()
         raise
+
+
+def located(path: str | Path) -> Path:
+    """The path itself; that of the packaged demo model for the name "demo".
+
+    Raises:
+        UsageError: this installation has no demo model.
+    """
+    if path != DEMO:
+        return Path(path)
+    from importlib.resources import files
+
+    demo = Path(str(files("arkinfer"))) / "demo" / "demo.ark"
+    if not demo.is_file():
+        raise UsageError(
+            "This installation of arkinfer has no demo model",
+            f'There is no file "{demo}"',
+            "Install arkinfer from its wheel, or build the model in a checkout: make demo; for a "
+            'file that is named "demo", write "./demo"',
+        )
+    return demo
 
 
 class Engine:
@@ -79,13 +106,13 @@ class Engine:
         artifact: Artifact,
         executable: Executable,
         *,
-        backend: str | None = None,
+        backend: str,
         context: int | None = None,
     ) -> None:
         self._artifact = artifact
         self.executable = executable
         self.manifest = artifact.manifest
-        self.backend = choose_section(artifact, backend).backend
+        self.backend = backend
         self.context = _context(context, executable.max_context)
         self.sampling = SamplingParams.from_generation(
             cast("dict[str, Any]", self.manifest.get("generation", {}))
@@ -158,6 +185,7 @@ class Engine:
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
         stop: str | Sequence[str] = (),
+        progress: Progress | None = None,
     ) -> Generation:
         """Continues a raw prompt; yields pieces of text.
 
@@ -172,6 +200,7 @@ class Engine:
             min_p: see `SamplingParams`.
             repetition_penalty: see `SamplingParams`.
             stop: texts that end the answer, besides the model's own stop set.
+            progress: called with (done, all) tokens of the prompt after each chunk of it.
 
         Raises:
             UsageError: a value out of range, an empty prompt, or one that the context does not
@@ -179,7 +208,7 @@ class Engine:
         """
         params = SamplingParams(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        return self._start(ids, max_new_tokens, params, stop, continuation=True)
+        return self._start(ids, max_new_tokens, params, stop, progress, continuation=True)
 
     def chat(
         self,
@@ -195,6 +224,7 @@ class Engine:
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
         stop: str | Sequence[str] = (),
+        progress: Progress | None = None,
     ) -> Generation:
         """Answers a conversation through the model's chat template; yields pieces of text.
 
@@ -210,6 +240,7 @@ class Engine:
             min_p: see `generate`.
             repetition_penalty: see `generate`.
             stop: see `generate`.
+            progress: see `generate`.
 
         Raises:
             UsageError: as `generate`; also without a template, with malformed messages, and with
@@ -217,7 +248,7 @@ class Engine:
         """
         params = SamplingParams(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         ids = self.chat_ids(messages, thinking=thinking, system=system)
-        return self._start(ids, max_new_tokens, params, stop, continuation=False)
+        return self._start(ids, max_new_tokens, params, stop, progress, continuation=False)
 
     def chat_ids(
         self,
@@ -252,6 +283,7 @@ class Engine:
         max_new_tokens: int | None,
         params: SamplingParams,
         stop: str | Sequence[str],
+        progress: Progress | None,
         *,
         continuation: bool,
     ) -> Generation:
@@ -272,6 +304,7 @@ class Engine:
             stop_ids=frozenset(tokens["stop"]),
             acquire=self._acquire,
             release=self._release,
+            progress=progress,
         )
 
     def _acquire(self) -> Session:
@@ -287,7 +320,10 @@ class Engine:
             self._idle = session
 
     def _checked_ids(self, token_ids: Sequence[int]) -> list[int]:
-        ids = np.asarray(token_ids)
+        try:
+            ids = np.asarray(token_ids)
+        except ValueError:  # lists of several lengths
+            ids = np.zeros((1, 1), np.int64)
         if ids.size == 0:
             raise UsageError("The prompt is empty", fix="Give at least one token")
         if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):

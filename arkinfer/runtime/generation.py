@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from arkinfer.runtime.sampling import Sampler
-from arkinfer.runtime.session import Session
+from arkinfer.runtime.session import Progress, Session
 from arkinfer.runtime.stop import FinishReason
 from arkinfer.runtime.stream import TextStream
 
@@ -67,6 +67,7 @@ class Generation(Iterator[str]):
         stop_ids: Collection[int],
         acquire: Callable[[], Session],
         release: Callable[[Session], None],
+        progress: Progress | None = None,
     ) -> None:
         self.tokens: list[int] = []
         self.finish_reason: FinishReason | None = None
@@ -75,7 +76,7 @@ class Generation(Iterator[str]):
         self._parts: list[str] = []
         self._prompt, self._limit, self._stop_ids = prompt, limit, stop_ids
         self._sampler, self._stream = sampler, stream
-        self._acquire, self._release = acquire, release
+        self._acquire, self._release, self._progress = acquire, release, progress
         self._pieces = self._run()
 
     @property
@@ -117,7 +118,7 @@ class Generation(Iterator[str]):
         reused = session.resume(self._prompt[:-1])
         self.timings.reused_tokens = reused
         self.timings.prefill_tokens = len(self._prompt) - reused
-        logits = session.extend(self._prompt[reused:])
+        logits = session.extend(self._prompt[reused:], self._progress)
         token = self._sampler.sample(logits)
         self.timings.prefill = perf_counter() - start
         while True:

@@ -1,6 +1,6 @@
 """Finds the executor that runs a section of an artifact: entry points, loaded on first use.
 
-Knows no backend beyond its name, its import path and the extra that installs its library.
+Knows no backend beyond its name and the extra that installs its library.
 """
 
 from __future__ import annotations
@@ -16,29 +16,23 @@ if TYPE_CHECKING:
 
 GROUP = "arkinfer.executors"
 
-BUILT_IN = {
-    "reference": "arkinfer_ref.executor:ReferenceExecutor",
-    "onnxruntime": "arkinfer_ort.executor:OnnxRuntimeExecutor",
-    "tvm": "arkinfer_tvm.executor:TvmExecutor",
-}
-"""The executors of our own wheel, as in pyproject.toml: a source checkout has no entry points."""
-
 EXTRAS = {"onnxruntime": "ort", "tvm": "tvm"}
 """The extra that installs what an executor of ours imports."""
 
 
-def executors() -> dict[str, str]:
-    """Every known executor: its name and where it is imported from ("module:class").
+def executors() -> dict[str, EntryPoint]:
+    """Every executor that is installed, by name.
 
     Raises:
         UsageError: two installed packages offer different executors under one name.
     """
-    known = dict(BUILT_IN)
+    known: dict[str, EntryPoint] = {}
     for entry in entry_points(group=GROUP):
-        if known.setdefault(entry.name, entry.value) != entry.value:
+        other = known.setdefault(entry.name, entry)
+        if other.value != entry.value:
             raise UsageError(
                 f'Two executors are named "{entry.name}"',
-                f"One is {known[entry.name]}, the other {entry.value}",
+                f"One is {other.value}, the other {entry.value}",
                 "Uninstall the package that offers one of them",
             )
     return known
@@ -51,6 +45,12 @@ def executor(name: str) -> Executor:
         DeviceError: there is none of that name, or a library that it needs is missing.
     """
     known = executors()
+    if not known:
+        raise DeviceError(
+            "No executor is installed",
+            "arkinfer runs from a folder that was never installed",
+            'Install it: pip install "arkinfer[ort]", or in a checkout pip install -e ".[ort]"',
+        )
     if name not in known:
         raise DeviceError(
             f'No executor for the backend "{name}" is installed',
@@ -58,7 +58,7 @@ def executor(name: str) -> Executor:
             nearest(name, known),
         )
     try:
-        return EntryPoint(name, known[name], GROUP).load()()
+        return known[name].load()()
     except ImportError as error:
         _missing(name, error)
 
@@ -86,16 +86,31 @@ def choose_section(artifact: Artifact, backend: str | None) -> Section:
     return sections[backend]
 
 
-def open_section(artifact: Artifact, backend: str | None, options: LoadOptions) -> Executable:
+def open_section(
+    artifact: Artifact,
+    backend: str | None,
+    options: LoadOptions,
+    using: Executor | None = None,
+) -> tuple[str, Executable]:
     """Loads the weights of a section; never falls back to another one silently.
+
+    Args:
+        artifact: an open artifact.
+        backend: whose section; None: that of `using`, else the artifact's first.
+        options: how to open it.
+        using: an executor to open it with; None: the installed one of that name.
+
+    Returns:
+        The name of the section's backend, and what it runs on.
 
     Raises:
         UsageError, ArtifactError: see `choose_section`.
         DeviceError: this device cannot run the section; the message names what mends it.
     """
-    section = choose_section(artifact, backend)
+    section = choose_section(artifact, using.name if backend is None and using else backend)
     try:
-        return executor(section.backend).open(artifact, section, options)
+        using = using or executor(section.backend)
+        return section.backend, using.open(artifact, section, options)
     except ImportError as error:
         try:
             _missing(section.backend, error)

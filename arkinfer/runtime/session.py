@@ -5,12 +5,16 @@ Knows no text, no sampling and no stop rule. One thread at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
+from typing import TypeAlias
 
 import numpy as np
 
 from arkinfer.runtime.contract import FloatArray, Rows, State
+
+Progress: TypeAlias = Callable[[int, int], object]
+"""Called after each chunk of a prompt with the tokens done and the tokens in all."""
 
 
 class Session:
@@ -36,7 +40,7 @@ class Session:
         self._truncate(length)
         return length
 
-    def extend(self, tokens: Sequence[int]) -> FloatArray:
+    def extend(self, tokens: Sequence[int], progress: Progress | None = None) -> FloatArray:
         """Appends tokens, chunk by chunk; the logits after the last, float32 [vocab].
 
         KeyboardInterrupt between or inside chunks leaves the chunks that were done.
@@ -44,7 +48,12 @@ class Session:
         starts = range(0, len(tokens), self._chunk)
         for start in starts[:-1]:
             self._step(tokens[start : start + self._chunk], "none")
-        return self._step(tokens[starts[-1] :], "last")[-1]
+            if progress is not None:
+                progress(start + self._chunk, len(tokens))
+        logits = self._step(tokens[starts[-1] :], "last")[-1]
+        if progress is not None:
+            progress(len(tokens), len(tokens))
+        return logits
 
     def rows(self, tokens: Sequence[int]) -> Iterator[FloatArray]:
         """Appends tokens, chunk by chunk; the logits after each, float32 [chunk, vocab]."""

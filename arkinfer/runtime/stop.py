@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, cast
 
-from arkinfer.errors import CheckpointError
+from arkinfer.errors import CheckpointError, UsageError
 from arkinfer.runtime.chat import ChatTemplate, special_tokens
 
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled"]
@@ -52,23 +52,23 @@ def stop_set(
 
     Raises:
         CheckpointError: a file names an end token that the tokenizer does not have, the template
-            cannot be rendered, or no file names any end.
+            is not valid or refuses a question and its answer, or no file names any end.
     """
     found: dict[int, list[str]] = {}
     strings: tuple[str, ...] = ()
     for where, values in (("config.json", config), ("generation_config.json", generation)):
         for token_id in _ids(values.get("eos_token_id")):
             found.setdefault(token_id, []).append(f"{where} eos_token_id")
-    vocabulary = _vocabulary(tokenizer_json)
+    known = vocabulary(tokenizer_json)
     special = special_tokens(tokenizer_config)
     if eos := special.get("eos_token"):
-        if eos not in vocabulary:
+        if eos not in known:
             raise CheckpointError(
                 f'tokenizer_config.json has eos_token "{eos}", which tokenizer.json does not have',
                 "The two files are of different checkpoints",
                 "Restore both files of the checkpoint",
             )
-        found.setdefault(vocabulary[eos], []).append("tokenizer_config.json eos_token")
+        found.setdefault(known[eos], []).append("tokenizer_config.json eos_token")
     if template is not None:
         end = turn_end(template, special)
         token_id = _leading_token(end, tokenizer_json)
@@ -89,15 +89,21 @@ def turn_end(template: str, special: Mapping[str, str]) -> str:
     """The first line that the template writes after the assistant's words, stripped.
 
     Raises:
-        CheckpointError: the template cannot be rendered.
-        UsageError: the template refuses a question and its answer.
+        CheckpointError: the template is not valid, or refuses a question and its answer.
     """
     conversation = [
         {"role": "user", "content": f"{_MARK}-1"},
         {"role": "assistant", "content": f"{_MARK}-2"},
     ]
     chat = ChatTemplate(template, special)
-    rendered = chat.render(conversation, add_generation_prompt=False)
+    try:
+        rendered = chat.render(conversation, add_generation_prompt=False)
+    except UsageError as error:
+        raise CheckpointError(
+            "The chat template cannot render a question and its answer",
+            error.why,
+            "Correct chat_template.jinja of the checkpoint, or remove it",
+        ) from error
     _, answer, end = rendered.rpartition(f"{_MARK}-2")
     return end.strip().partition("\n")[0].strip() if answer else ""
 
@@ -109,8 +115,8 @@ def _leading_token(text: str, tokenizer_json: Mapping[str, Any]) -> int | None:
     return max(fitting, key=lambda t: len(t["content"]))["id"] if fitting else None
 
 
-def _vocabulary(tokenizer_json: Mapping[str, Any]) -> dict[str, int]:
-    """Ids by text; Unigram lists its vocabulary in order, BPE names the ids."""
+def vocabulary(tokenizer_json: Mapping[str, Any]) -> dict[str, int]:
+    """Ids of a tokenizer.json's tokens by text; Unigram lists them in order, BPE names the ids."""
     vocab = (tokenizer_json.get("model") or {}).get("vocab") or {}
     if isinstance(vocab, list):
         rows = cast("list[tuple[str, float]]", vocab)

@@ -112,12 +112,16 @@ class Tokenizer:
         return None if token is None else self._decoder(token, first=first)
 
     def _encode_guarded(self, text: str) -> list[int]:
+        """Each part between special tokens by itself, as the library does it, but literally."""
         ids: list[int] = []
+        literal = self._literal
         for index, part in enumerate(self._special_text.split(text)):
             if index % 2:
                 ids.append(self.special[part])
             elif plain := part.replace(GUARD, ""):
-                ids += self._literal.encode(plain, add_special_tokens=False).ids
+                ids += literal.encode(plain, add_special_tokens=False).ids
+            if part:
+                literal = self._literal_inside
         return ids
 
     @cached_property
@@ -130,6 +134,20 @@ class Tokenizer:
     def _literal(self) -> tokenizers.Tokenizer:
         """A second instance that reads special tokens as ordinary text."""
         tokenizer = _load(self._source)
+        tokenizer.encode_special_tokens = True
+        return tokenizer
+
+    @cached_property
+    def _literal_inside(self) -> tokenizers.Tokenizer:
+        """The same for parts that do not begin the text, where Metaspace may put no space."""
+        raw: dict[str, Any] = json.loads(self._source)
+        step = raw.get("pre_tokenizer") or {}
+        spaces = [s for s in (step, *step.get("pretokenizers", ())) if s.get("type") == "Metaspace"]
+        if all(space.get("prepend_scheme") != "first" for space in spaces):
+            return self._literal
+        for space in spaces:
+            space["prepend_scheme"] = "never"
+        tokenizer = _load(json.dumps(raw))
         tokenizer.encode_special_tokens = True
         return tokenizer
 
