@@ -2,7 +2,8 @@
 
 Knows no backend, no tokenizer and no sampling. An executor opens one section of an artifact
 and gives an `Executable` (the weights, loaded once), which makes any number of `State`s (one
-sequence each: its caches and its length).
+sequence each: its caches and its length). The `check_*` functions are what every executor has to
+refuse, in the same words.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+from arkinfer.errors import UsageError
 
 if TYPE_CHECKING:
     from arkinfer.artifact import Artifact, Section
@@ -105,7 +108,8 @@ class Executable(Protocol):
         ...
 
     def close(self) -> None:
-        """Gives memory and threads back; states made before are unusable afterwards."""
+        """Gives memory and threads back; states made before are unusable afterwards: their
+        steps raise UsageError, and so does `new_state`. May be called again."""
         ...
 
 
@@ -122,3 +126,65 @@ class Executor(Protocol):
                 the section `requires`; the message names the one command that mends it.
         """
         ...
+
+
+def check_tokens(
+    executable: Executable, state: State, tokens: IntArray, taps: tuple[str, ...] = ()
+) -> IntArray:
+    """The tokens of a step as a contiguous int64 [T], after the checks that every executor owes.
+
+    Raises:
+        UsageError: as `State.step` says; the state was not touched.
+    """
+    ids = np.ascontiguousarray(tokens)
+    if ids.ndim != 1 or ids.size == 0 or not np.issubdtype(ids.dtype, np.integer):
+        raise UsageError(
+            f"A step cannot take tokens of shape {ids.shape} and type {ids.dtype}",
+            "It appends one sequence of whole numbers",
+            "Give at least one token id",
+        )
+    if len(ids) > executable.chunk:
+        raise UsageError(
+            f"A step cannot take {len(ids)} tokens at once",
+            f"The artifact was compiled for chunks of {executable.chunk}",
+            "Split the tokens into several steps",
+        )
+    if state.length + len(ids) > state.capacity:
+        raise UsageError(
+            f"The sequence cannot grow from {state.length} to {state.length + len(ids)} tokens",
+            f"Its caches hold {state.capacity}",
+            "Truncate it, or make a state with a larger context",
+        )
+    bad = np.flatnonzero((ids < 0) | (ids >= executable.vocab_size))
+    if bad.size:
+        raise UsageError(
+            f"Token {bad[0]} of the step has the id {ids[bad[0]]}",
+            f"The model's vocabulary ends at {executable.vocab_size - 1}",
+        )
+    if taps and "taps" not in executable.features:
+        raise UsageError(f'There is no tap "{taps[0]}"', "This section gives no hidden states away")
+    return ids.astype(np.int64, copy=False)
+
+
+def check_context(executable: Executable, context: int) -> None:
+    """Raises UsageError unless `Executable.new_state` can make room for `context` tokens."""
+    if not 1 <= context <= executable.max_context:
+        raise UsageError(
+            f"A sequence cannot have room for {context} tokens",
+            f"The artifact was compiled for at most {executable.max_context}",
+            f"Give a number from 1 to {executable.max_context}",
+        )
+
+
+def check_length(state: State, length: int) -> None:
+    """Raises UsageError unless `State.truncate` can keep `length` tokens."""
+    if not 0 <= length <= state.length:
+        raise UsageError(
+            f"A sequence of {state.length} tokens cannot keep {length}",
+            fix=f"Give a number from 0 to {state.length}",
+        )
+
+
+def closed() -> UsageError:
+    """What a step, or a new state, raises after `Executable.close`."""
+    return UsageError("The model is closed", fix="Load the artifact again")

@@ -1,0 +1,153 @@
+"""The device half of the reference backend: interprets the IR with numpy, op by op.
+
+Slow, and the meaning of everything. Knows no compiler. It is the one executor that may import
+`arkinfer.ir`; any other one reads what its own compiler wrote.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from arkinfer import ir
+from arkinfer.artifact import Artifact, Section
+from arkinfer.errors import ArtifactError, InternalError
+from arkinfer.packing import QuantizedTensor
+from arkinfer.runtime.contract import (
+    IntArray,
+    LoadOptions,
+    Rows,
+    StepOutput,
+    check_context,
+    check_length,
+    check_tokens,
+    closed,
+)
+
+
+class ReferenceExecutor:
+    """Entry point "reference" of the group `arkinfer.executors`."""
+
+    name = "reference"
+
+    def open(
+        self, artifact: Artifact, section: Section, options: LoadOptions
+    ) -> ReferenceExecutable:
+        """Reads the text and maps the weights; numpy chooses its threads itself.
+
+        Raises:
+            ArtifactError: the section is not what the compiler writes.
+        """
+        try:
+            module = ir.parse_module(artifact.read(section.config["ir"]).decode())
+            ir.verify_module(module)
+            weights = _map_weights(artifact, module, section.config["weights"])
+            return ReferenceExecutable(module, MappedWeights(weights))
+        except (InternalError, LookupError, TypeError, ValueError) as error:
+            raise ArtifactError(
+                f'The section "{self.name}" of "{artifact.path}" cannot be read',
+                str(error),
+                "Build the artifact again",
+            ) from error
+
+
+def _map_weights(
+    artifact: Artifact, module: ir.Module, stored: dict[str, dict[str, str]]
+) -> dict[str, npt.NDArray[Any] | QuantizedTensor]:
+    """Every weight that a node reads, as views of the file."""
+    weights: dict[str, npt.NDArray[Any] | QuantizedTensor] = {}
+    for weight in (weight for node in module.nodes() for weight in node.weights):
+        parts = {part: artifact.tensor(name) for part, name in stored[weight.name].items()}
+        if isinstance(weight.type, ir.QuantizedType):
+            kind = weight.type
+            weights[weight.name] = QuantizedTensor.from_parts(kind.scheme, kind.shape, parts)
+        else:
+            weights[weight.name] = parts[""].reshape(cast("tuple[int, ...]", weight.type.shape))
+    return weights
+
+
+class MappedWeights:
+    """The `ir.WeightStore` of an artifact: nothing is read before a node needs it."""
+
+    def __init__(self, weights: dict[str, npt.NDArray[Any] | QuantizedTensor]) -> None:
+        self._weights = weights
+
+    def load(self, weight: ir.Weight) -> npt.NDArray[Any] | QuantizedTensor:
+        return self._weights[weight.name]
+
+
+class ReferenceExecutable:
+    """A module and its weights.
+
+    Attributes:
+        vocab_size: columns of the logits.
+        max_context: the longest sequence, in tokens.
+        chunk: the most tokens of one step.
+        features: none beyond the contract.
+    """
+
+    features: frozenset[str] = frozenset()
+
+    def __init__(self, module: ir.Module, weights: ir.WeightStore) -> None:
+        self.vocab_size = cast(int, module.attributes["vocab_size"])
+        self.max_context = cast(int, module.attributes["context"])
+        self.chunk = cast(int, module.attributes["chunk"])
+        self.step = module.functions["step"]
+        self._weights: ir.WeightStore | None = weights
+
+    @property
+    def weights(self) -> ir.WeightStore:
+        if self._weights is None:
+            raise closed()
+        return self._weights
+
+    def new_state(self, context: int) -> ReferenceState:
+        if self._weights is None:
+            raise closed()
+        check_context(self, context)
+        return ReferenceState(self, context)
+
+    def close(self) -> None:
+        self._weights = None
+
+
+class ReferenceState:
+    """One sequence. Its caches are exactly as long as it is, and a step makes new ones: whatever
+    interrupts a step, the old ones are still there."""
+
+    def __init__(self, executable: ReferenceExecutable, capacity: int) -> None:
+        self._executable = executable
+        self._caches = {
+            value.name: _empty(value.type)
+            for value in executable.step.inputs
+            if isinstance(value.type, ir.CacheType)
+        }
+        self.capacity = capacity
+
+    @property
+    def length(self) -> int:
+        return len(next(iter(self._caches.values())))
+
+    def step(
+        self, tokens: IntArray, *, rows: Rows = "last", taps: tuple[str, ...] = ()
+    ) -> StepOutput:
+        executable = self._executable
+        weights = executable.weights
+        tokens = check_tokens(executable, self, tokens, taps)
+        count = len(tokens)
+        wanted = {"last": [count - 1], "all": range(count), "none": []}[rows]
+        inputs = {"tokens": tokens, "rows": np.array(wanted, np.int64), **self._caches}
+        outputs = ir.run_function(executable.step, inputs, weights)
+        self._caches = {name: outputs[name] for name in self._caches}
+        return StepOutput(outputs["logits"])
+
+    def truncate(self, length: int) -> None:
+        check_length(self, length)
+        self._caches = {name: cache[:length] for name, cache in self._caches.items()}
+
+
+def _empty(kind: ir.CacheType) -> npt.NDArray[Any]:
+    shape = (0, *cast("tuple[int, ...]", kind.shape[1:]))
+    return np.empty(shape, ir.DTYPES[kind.dtype])
