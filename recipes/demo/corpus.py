@@ -36,20 +36,27 @@ _CALLABLE = ("func", "meth", "c:func")
 _DIRECTIVE = re.compile(r"^(\s*)\.\. ([\w:.-]+)::\s*(.*)$")
 
 
+def _role(match: re.Match[str]) -> str:
+    """What a role such as :func:`len` reads as."""
+    kind, body = match[1], match[2].strip()
+    titled = re.fullmatch(r"(.*?)\s*<[^>]+>", body, re.S)
+    if titled:
+        return titled[1] if kind in ("ref", "term", "doc") else f"`{titled[1]}`"
+    body = body.split(".")[-1] if body.startswith("~") else body.lstrip("!")
+    if kind in ("term", "ref", "doc", "dfn", "pep", "rfc", "abbr", "source", "menuselection"):
+        return f"PEP {body}" if kind == "pep" else f"RFC {body}" if kind == "rfc" else body
+    return f"`{body}()`" if kind in _CALLABLE and not body.endswith(")") else f"`{body}`"
+
+
+def _join_lines(rst: str) -> str:
+    """Roles and literals that span two lines, put in the form that `inline` makes of one line."""
+    rst = re.sub(r":([\w:+.-]+):`([^`\n]+\n[^`\n]+)`", _role, rst)
+    return re.sub(r"(?<!`)``([^`\n]+)\n *([^`\n]+)``(?!`)", r"``\1 \2``", rst)
+
+
 def inline(text: str) -> str:
     """Roles, literals, links and substitutions as plain Markdown-like prose."""
-
-    def role(match: re.Match[str]) -> str:
-        kind, body = match[1], match[2]
-        titled = re.fullmatch(r"(.*?)\s*<[^>]+>", body, re.S)
-        if titled:
-            return titled[1] if kind in ("ref", "term", "doc") else f"`{titled[1]}`"
-        body = body.split(".")[-1] if body.startswith("~") else body.lstrip("!")
-        if kind in ("term", "ref", "doc", "dfn", "pep", "rfc", "abbr", "source", "menuselection"):
-            return f"PEP {body}" if kind == "pep" else f"RFC {body}" if kind == "rfc" else body
-        return f"`{body}()`" if kind in _CALLABLE and not body.endswith(")") else f"`{body}`"
-
-    text = re.sub(r":([\w:+.-]+):`([^`]+)`", role, text)
+    text = re.sub(r":([\w:+.-]+):`([^`]+)`", _role, text)
     text = re.sub(r"``(.+?)``", r"`\1`", text)
     text = re.sub(r"`([^`<]+?)\s*<[^`>]+>`__?", r"\1", text)
     text = re.sub(r"(?<![\w*])\*\*([^*\n]+)\*\*(?![\w*])", r"\1", text)
@@ -65,7 +72,7 @@ def _indent(line: str) -> int:
 
 def clean(rst: str) -> str:
     """One document: headings as `#` lines, directives as prose, code kept."""
-    lines = rst.expandtabs().splitlines()
+    lines = _join_lines(rst.expandtabs()).splitlines()
     out: list[str] = []
     index = 0
     while index < len(lines):
@@ -116,7 +123,8 @@ def _directive(lines: list[str], index: int, match: re.Match[str], out: list[str
     elif kind not in ("code-block", "doctest", "testcode", "testoutput", "parsed-literal", "math"):
         names = [argument]
         while index < len(lines) and lines[index].strip() and _indent(lines[index]) > len(pad):
-            names.append(lines[index].strip())  # further signatures of one description
+            if not re.match(r"^\s+:[\w-]+:", lines[index]):
+                names.append(lines[index].strip())  # further signatures of one description
             index += 1
         out += ["", *(f"{pad}`{name}`" for name in names if name)]
     return index
