@@ -1,0 +1,62 @@
+"""Which backend runs which node, and how well: never a silent fallback. Knows no backend."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from arkinfer import ir
+from arkinfer.backend.contract import Compiler
+from arkinfer.errors import UnsupportedError
+from arkinfer.targets import Target
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the nodes of a module run.
+
+    Attributes:
+        backend: who runs them.
+        ops: nodes by op.
+        slow: op and reason -> torch paths, for those that the backend has no fast way for.
+    """
+
+    backend: str
+    ops: dict[str, int]
+    slow: dict[tuple[str, str], list[str]] = field(default_factory=dict[tuple[str, str], list[str]])
+
+    def slow_lines(self) -> list[str]:
+        """One sentence for each slow op and reason."""
+        return [
+            f"{op} takes a slow path on {self.backend}: {reason} ({_places(paths)})"
+            for (op, reason), paths in self.slow.items()
+        ]
+
+
+def place(module: ir.Module, compiler: Compiler, target: Target) -> Placement:
+    """Asks a backend for every node.
+
+    Raises:
+        UnsupportedError: nodes without a home; names op, torch path and the backend's reason.
+    """
+    slow: dict[tuple[str, str], list[str]] = {}
+    homeless: dict[tuple[str, str], list[str]] = {}
+    for node in module.nodes():
+        support = compiler.supports(node, target)
+        if support.level != "fast":
+            found = slow if support.level == "slow" else homeless
+            found.setdefault((node.op, support.reason), []).append(node.loc)
+    if homeless:
+        (op, reason), paths = next(iter(homeless.items()))
+        more = f"; {len(homeless) - 1} more kinds of nodes have none either" * (len(homeless) > 1)
+        raise UnsupportedError(
+            f"{op} at {_places(paths)} has no home on {compiler.name} for {target.name}",
+            f"{reason}{more}",
+            "Choose another quantization, or another backend with --backend",
+        )
+    return Placement(compiler.name, dict(Counter(node.op for node in module.nodes())), slow)
+
+
+def _places(paths: list[str]) -> str:
+    first = paths[0] or "an unnamed place"
+    return first if len(paths) == 1 else f"{first} and {len(paths) - 1} more"

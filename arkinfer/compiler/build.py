@@ -1,0 +1,253 @@
+"""From a checkpoint to one .ark file: the driver. Knows no backend by name and no terminal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arkinfer.artifact import ArtifactWriter
+from arkinfer.compiler.prepare import BuildOptions, Prepared, prepare
+from arkinfer.compiler.progress import OnProgress, Progress, silent
+from arkinfer.compiler.section import SectionWriter
+from arkinfer.compiler.weights import WeightStore, nbytes
+from arkinfer.errors import ResourceError
+from arkinfer.ir import QuantizedType, Weight, print_module
+from arkinfer.runtime.tokens import generation_facts, token_facts
+
+if TYPE_CHECKING:
+    from arkinfer.frontend.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build made.
+
+    Attributes:
+        path: the artifact.
+        size: its bytes.
+        model: the checkpoint's name.
+        target: what it is for.
+        backends: its sections; the first one runs unless another is asked for.
+        quant: how linears were quantized, as asked.
+        schemes: matrices by scheme ("int4-g32", or the dtype of those that are not quantized).
+        parameters: weights of the checkpoint.
+        bits_per_weight: stored bits of matrices per weight, scales included.
+        context: the longest sequence, in tokens.
+        ops: nodes by op.
+        slow: a sentence for everything that takes a slow path.
+        seconds: how long each stage took.
+    """
+
+    path: Path
+    size: int
+    model: str
+    target: str
+    backends: tuple[str, ...]
+    quant: str
+    schemes: dict[str, int]
+    parameters: int
+    bits_per_weight: float
+    context: int
+    ops: dict[str, int]
+    slow: tuple[str, ...]
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for `--json`."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+def build(
+    model: str | Path | None = None,
+    target: str = "cpu",
+    quant: str = "int4",
+    output: str | Path | None = None,
+    *,
+    backend: str | tuple[str, ...] | None = None,
+    embedding: str | None = None,
+    dtype: str | None = None,
+    context: int | None = None,
+    chunk: int | None = None,
+    offline: bool = False,
+    confirm: Callable[[str, int], bool] | None = None,
+    dump_ir: str | Path | None = None,
+    on_progress: OnProgress = silent,
+) -> BuildReport:
+    """Builds an artifact.
+
+    Args:
+        model: a checkpoint's folder or a hub id; None: the checkpoint in the current folder, else
+            the demo model.
+        target: a name of `arkinfer.targets`.
+        quant: `none`, `int8`, `int4`, or a form such as `int4-g128-asym`; see
+            `arkinfer.quant.parse_quant`.
+        output: the file to write; None: `<model>-<target>-<quant>.ark` in the current folder.
+        backend: whose section to write, or several; None: the target's first.
+        embedding: scheme of embedding and head, or `none`; None: what `quant` implies.
+        dtype: `fp32`, `fp16` or `bf16`: how what is not quantized is stored; None: as it is.
+        context: the longest sequence, in tokens; None: what the checkpoint was made for.
+        chunk: the most tokens of one step; None: 512.
+        offline: use no network, only what the hub cache has.
+        confirm: asked with the hub id and its bytes before a download; None: never asks.
+        dump_ir: a folder for the IR after each pass.
+        on_progress: told what is being done.
+
+    Raises:
+        UsageError: an unknown name or an impossible option.
+        CheckpointError: the checkpoint is damaged or incomplete.
+        UnsupportedError: the model, or a node of it, has no home on the target.
+        ResourceError: the disk is full or may not be written.
+    """
+    from arkinfer.frontend.checkpoint import open_checkpoint
+    from arkinfer.frontend.hub import resolve
+
+    options = BuildOptions.make(target, quant, backend, embedding, dtype, context, chunk)
+    clock = _Clock(on_progress)
+    clock.start("opening the checkpoint")
+    folder = resolve(None if model is None else str(model), offline=offline, confirm=confirm)
+    with open_checkpoint(folder) as checkpoint:
+        path = _output(output, checkpoint.path.name, options)
+        prepared = prepare(options, checkpoint, dump_ir=dump_ir, on_stage=clock.start)
+        with ArtifactWriter(path) as artifact:
+            _check_disk(prepared, path)
+            _write_texts(artifact, checkpoint, prepared)
+            _write_sections(artifact, prepared, clock)
+            report = _report(path, checkpoint, prepared)
+            facts = {
+                k: v for k, v in report.to_json().items() if k not in ("path", "size", "seconds")
+            }
+            artifact.add_bytes("report.json", (json.dumps(facts, indent=1) + "\n").encode())
+            clock.start("finishing the file")
+            artifact.commit(_manifest(checkpoint, prepared))
+    clock.stop()
+    return replace(report, size=path.stat().st_size, seconds=clock.seconds)
+
+
+class _Clock:
+    """Times the stages, and tells about them."""
+
+    def __init__(self, on_progress: OnProgress) -> None:
+        self.seconds: dict[str, float] = {}
+        self.on_progress = on_progress
+        self._stage, self._began = "", 0.0
+
+    def start(self, stage: str) -> None:
+        self.stop()
+        self._stage, self._began = stage, time.monotonic()
+        self.on_progress(Progress(stage))
+
+    def stop(self) -> None:
+        if self._stage:
+            spent = time.monotonic() - self._began
+            self.seconds[self._stage] = round(self.seconds.get(self._stage, 0) + spent, 3)
+            self._stage = ""
+
+
+def _output(output: str | Path | None, name: str, options: BuildOptions) -> Path:
+    if output is not None:
+        return Path(output)
+    return Path(f"{name}-{options.target.name}-{options.quant.name}.ark")
+
+
+def _check_disk(prepared: Prepared, path: Path) -> None:
+    """Refuses a build that cannot fit before it has cost an hour."""
+    needed = sum(nbytes(weight) for weight in prepared.stored_weights())
+    free = shutil.disk_usage(path.absolute().parent).free
+    if needed > free:
+        raise ResourceError(
+            f'There is no room to write "{path}": it takes {needed:,} bytes at least',
+            f"{free:,} bytes are free there",
+            "Free some space, or name an output file on another disk",
+        )
+
+
+def _write_texts(artifact: ArtifactWriter, checkpoint: Checkpoint, prepared: Prepared) -> None:
+    artifact.add_bytes("ir.txt", print_module(prepared.module).encode())
+    artifact.add_bytes("tokenizer.json", checkpoint.tokenizer_json)
+    if checkpoint.chat_template is not None:
+        artifact.add_bytes("chat_template.jinja", checkpoint.chat_template.encode())
+
+
+def _write_sections(artifact: ArtifactWriter, prepared: Prepared, clock: _Clock) -> None:
+    total = sum(nbytes(weight) for weight in prepared.stored_weights())
+    for lowered in prepared.lowered:
+        clock.start(f"compiling for {lowered.compiler.name}")
+        done = 0
+
+        def written(size: int) -> None:
+            nonlocal done
+            done += size
+            clock.on_progress(Progress("writing weights", min(done, total), total, "bytes"))
+
+        store = WeightStore(lowered.module.weights, prepared.leaves)
+        writer = SectionWriter(lowered.compiler.name, artifact, store, written)
+        lowered.compiler.compile(lowered.module, prepared.options.target, writer)
+        writer.finish()
+
+
+def _report(path: Path, checkpoint: Checkpoint, prepared: Prepared) -> BuildReport:
+    matrices = [w for w in prepared.stored_weights() if len(w.type.shape) == 2]
+    weights = sum(math.prod(_fixed(w)) for w in matrices)
+    schemes: dict[str, int] = {}
+    for weight in matrices:
+        kind = weight.type
+        name = kind.scheme.name if isinstance(kind, QuantizedType) else kind.dtype
+        schemes[name] = schemes.get(name, 0) + 1
+    options = prepared.options
+    return BuildReport(
+        path=path,
+        size=0,
+        model=checkpoint.path.name,
+        target=options.target.name,
+        backends=tuple(lowered.compiler.name for lowered in prepared.lowered),
+        quant=options.quant.name,
+        schemes=dict(sorted(schemes.items())),
+        parameters=checkpoint.config.num_parameters,
+        bits_per_weight=round(8 * sum(map(nbytes, matrices)) / max(weights, 1), 4),
+        context=prepared.context,
+        ops=prepared.lowered[0].placement.ops,
+        slow=tuple(line for each in prepared.lowered for line in each.placement.slow_lines()),
+    )
+
+
+def _fixed(weight: Weight) -> list[int]:
+    return [d for d in weight.type.shape if isinstance(d, int)]
+
+
+def _manifest(checkpoint: Checkpoint, prepared: Prepared) -> dict[str, Any]:
+    config, options = checkpoint.config, prepared.options
+    tokenizer = checkpoint.tokenizer_json
+    return {
+        "model": {
+            "name": checkpoint.path.name,
+            "architecture": config.architecture,
+            "parameters": config.num_parameters,
+            "hidden_size": config.hidden_size,
+            "num_hidden_layers": config.num_hidden_layers,
+            "vocab_size": config.vocab_size,
+            "max_position_embeddings": config.max_position_embeddings,
+        },
+        "context": prepared.context,
+        "quant": options.quant.name,
+        "dtype": prepared.dtype,
+        "target": {"name": options.target.name},
+        "tokens": token_facts(
+            checkpoint.raw_config,
+            checkpoint.generation,
+            checkpoint.tokenizer_config,
+            json.loads(tokenizer),
+            checkpoint.chat_template,
+        ),
+        "generation": generation_facts(checkpoint.generation),
+        "source": {
+            "files": {"tokenizer.json": hashlib.sha256(tokenizer).hexdigest()},
+            "digest": checkpoint.source_digest(),
+        },
+    }

@@ -1,0 +1,196 @@
+"""What a build decides before it writes: options checked, the model traced, fused, quantized,
+and made legal for each backend. Knows no file format and no backend by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arkinfer import ir
+from arkinfer.backend import Compiler, compiler
+from arkinfer.backend.placement import Placement, place
+from arkinfer.compiler.weights import Leaves
+from arkinfer.errors import UsageError, nearest
+from arkinfer.ir.types import dtype_name
+from arkinfer.models.config import ModelConfig
+from arkinfer.quant import QuantSpec, parse_quant
+from arkinfer.targets import Target, load_target
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from arkinfer.frontend.checkpoint import Checkpoint
+
+DTYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+"""What a user calls a dtype -> what the IR calls it."""
+
+CHUNK = 512
+"""Tokens of one prefill step, unless asked otherwise."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """The checked form of what a user asked for; see `arkinfer.build`."""
+
+    target: Target
+    quant: QuantSpec
+    compilers: tuple[Compiler, ...]
+    dtype: str | None
+    context: int | None
+    chunk: int
+
+    @classmethod
+    def make(
+        cls,
+        target: str,
+        quant: str,
+        backend: str | tuple[str, ...] | None,
+        embedding: str | None,
+        dtype: str | None,
+        context: int | None,
+        chunk: int | None,
+    ) -> BuildOptions:
+        """Checks every name; the nearest known one is offered.
+
+        Raises:
+            UsageError: an unknown target, quantization, backend or dtype, or a bad number.
+        """
+        machine = load_target(target)
+        spec = parse_quant(quant, embedding)
+        names = (backend,) if isinstance(backend, str) else backend or machine.backends[:1]
+        if len(set(names)) != len(names):
+            raise UsageError(f"A backend is named twice: {', '.join(names)}")
+        if dtype is not None and dtype not in DTYPES:
+            raise UsageError(f'There is no dtype "{dtype}"', "", nearest(dtype, DTYPES))
+        for what, number in (("context", context), ("chunk", chunk)):
+            if number is not None and number < 1:
+                raise UsageError(f"The {what} cannot be {number} tokens", "", "Give at least 1")
+        compilers = tuple(compiler(name) for name in names)
+        return cls(machine, spec, compilers, dtype, context, chunk or CHUNK)
+
+    def context_for(self, config: ModelConfig) -> int:
+        """Tokens that the artifact will hold.
+
+        Raises:
+            UsageError: more than the model's positions reach.
+        """
+        context = self.context or config.max_position_embeddings
+        if context > config.max_position_embeddings:
+            raise UsageError(
+                f"The context cannot be {context} tokens",
+                f"The checkpoint was made for {config.max_position_embeddings} "
+                "(max_position_embeddings in config.json)",
+                f"Ask for at most {config.max_position_embeddings}, or give the checkpoint the "
+                "longer rope_scaling that its model card publishes",
+            )
+        return context
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A module that is legal for one backend."""
+
+    compiler: Compiler
+    module: ir.Module
+    placement: Placement
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is decided before the first weight is read.
+
+    Attributes:
+        module: fused and quantized, before any backend's legalization.
+        lowered: one per section.
+        leaves: gives the checkpoint's numbers.
+        context: tokens.
+        dtype: of what is not quantized, as a user calls it.
+    """
+
+    options: BuildOptions
+    module: ir.Module
+    lowered: tuple[Lowered, ...]
+    leaves: Leaves
+    context: int
+    dtype: str
+
+    def stored_weights(self) -> list[ir.Weight]:
+        """The weights that nodes use, each once, over all sections."""
+        return used_weights([each.module for each in self.lowered])
+
+
+def used_weights(modules: list[ir.Module]) -> list[ir.Weight]:
+    """The weights that nodes of any of these modules use, each once, in order of use."""
+    found: dict[str, ir.Weight] = {}
+    for module in modules:
+        for node in module.nodes():
+            for weight in node.weights:
+                found.setdefault(weight.name, weight)
+    return list(found.values())
+
+
+def prepare(
+    options: BuildOptions,
+    checkpoint: Checkpoint,
+    *,
+    dump_ir: str | Path | None = None,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> Prepared:
+    """Traces and compiles the graph; reads no weight.
+
+    Raises:
+        UsageError: the context is longer than the model's positions reach.
+        UnsupportedError: a node has no home on the target; names op, torch path and reason.
+    """
+    from arkinfer.frontend.leaves import LeafSource
+    from arkinfer.frontend.trace import trace
+    from arkinfer.passes import run_pipeline, standard_pipeline
+
+    config = checkpoint.config
+    context = options.context_for(config)
+    on_stage("tracing the model")
+    module = trace(config, context)
+    leaves = LeafSource(checkpoint, config, context)
+    _retype_leaves(module, {name: dtype_name(leaves.dtype(name)) for name in leaves.names()})
+    on_stage("optimizing the graph")
+    folder = None if dump_ir is None else Path(dump_ir)
+    store = None if options.dtype is None else DTYPES[options.dtype]
+    run_pipeline(module, standard_pipeline(options.quant, store), dump_dir=folder)
+    chunk = min(options.chunk, context)
+    module.attributes |= {"context": context, "chunk": chunk, "vocab_size": config.vocab_size}
+    lowered = tuple(legalize(module, each, options.target, folder) for each in options.compilers)
+    dtype = options.dtype or _user_dtype(leaves.dtype("model.embed_tokens.weight"))
+    return Prepared(options, module, lowered, leaves, context, dtype)
+
+
+def _retype_leaves(module: ir.Module, dtypes: Mapping[str, str]) -> None:
+    """Gives every leaf symbol the dtype that the checkpoint has it in."""
+    for name, weight in module.weights.items():
+        if weight.source is None and isinstance(weight.type, ir.TensorType):
+            kind = ir.TensorType(dtypes[name], weight.type.shape)
+            module.weights[name] = replace(weight, type=kind)
+    for node in module.nodes():
+        node.operands = [
+            module.weights[operand.name] if isinstance(operand, ir.Weight) else operand
+            for operand in node.operands
+        ]
+
+
+def _user_dtype(dtype: np.dtype[Any]) -> str:
+    name = dtype_name(dtype)
+    return next((user for user, known in DTYPES.items() if known == name), name)
+
+
+def legalize(
+    module: ir.Module, backend: Compiler, target: Target, dump_dir: Path | None
+) -> Lowered:
+    """A copy of the module with what the backend wants rewritten, and every node's home."""
+    from arkinfer.passes import pass_named, run_pipeline
+
+    own = ir.parse_module(ir.print_module(module))
+    folder = None if dump_dir is None else dump_dir / backend.name
+    run_pipeline(own, [pass_named(name) for name in backend.legalizations], dump_dir=folder)
+    return Lowered(backend, own, place(own, backend, target))
