@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json as jsonlib
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+
+from arkinfer.cli.table import clean, human, print_table
 
 if TYPE_CHECKING:
     from arkinfer.artifact import Artifact
@@ -43,13 +44,13 @@ def inspect(
         print(jsonlib.dumps(facts, indent=2))
         return
     _print_facts(facts)
-    _print_table(("section", "requires", "tensors", "bytes"), _section_rows(facts))
-    _print_table(("group", "tensors", "bytes", "share"), _group_rows(facts))
+    print_table(("section", "requires", "tensors", "bytes"), _section_rows(facts))
+    print_table(("group", "tensors", "bytes", "share"), _group_rows(facts))
     if entries:
         rows = [
             (e["name"], _kind(e), f"{e['offset']:,}", f"{e['size']:,}") for e in facts["entries"]
         ]
-        _print_table(("entry", "type", "offset", "bytes"), rows)
+        print_table(("entry", "type", "offset", "bytes"), rows)
 
 
 def describe(artifact: Artifact, *, entries: bool = False) -> dict[str, Any]:
@@ -158,7 +159,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
     }
     width = max(map(len, rows))
     for label, text in rows.items():
-        print(f"{label:<{width}}  {_clean(text)}")
+        print(f"{label:<{width}}  {clean(text)}")
 
 
 def _is_int(value: object) -> bool:
@@ -184,46 +185,3 @@ def _group_rows(facts: dict[str, Any]) -> list[tuple[str, ...]]:
         share = f"{100 * group['bytes'] / facts['size']:.1f} %"
         rows.append((group["group"], tensors, human(group["bytes"]), share))
     return [*rows, ("total", "", human(facts["size"]), "")]
-
-
-def _print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """A table: by rich on a terminal, else plain columns."""
-    rows = [tuple(map(_clean, row)) for row in rows]
-    print()
-    if sys.stdout.isatty():
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for index, title in enumerate(header):
-            table.add_column(title, justify="left" if index < 2 else "right")
-        for row in rows:
-            table.add_row(*map(Text, row))
-        Console().print(table)
-        return
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    for row in [header, *rows]:
-        left = [f"{text:<{width}}" for text, width in zip(row[:2], widths[:2], strict=True)]
-        right = [f"{text:>{width}}" for text, width in zip(row[2:], widths[2:], strict=True)]
-        print("  ".join(left + right).rstrip())
-
-
-def _clean(text: str) -> str:
-    """Without characters that would steer the terminal: the file may come from anyone."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def human(size: int) -> str:
-    """Bytes for people.
-
-    >>> human(999), human(5 << 20)
-    ('999 B', '5.0 MiB')
-    """
-    value, unit = float(size), "B"
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024 or unit == "GiB":
-            break
-        value /= 1024
-    return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-_INTERVAL = 2.0  # seconds
+from arkinfer.cli.progress import Progress
 
 
 def verify(
@@ -22,7 +20,7 @@ def verify(
     """
     from arkinfer.artifact import verify_artifact
 
-    progress = _Progress(str(file))
+    progress = Progress(f"Verifying {file}")
     try:
         report = verify_artifact(file, progress)
     finally:
@@ -45,28 +43,3 @@ def verify(
     print(f"checked  {report.entries} entries, {report.hashed:,} bytes, by SHA-256 and CRC-32")
     print(f"         {outside:,} bytes around them: headers, padding, directory")
     print(f"digest   sha256 {report.digest}")
-
-
-class _Progress:
-    """Says on standard error how far it is, once it takes long: a line that is rewritten on a
-    terminal, a line every now and then elsewhere."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._start = self._said = time.monotonic()
-        self._live = sys.stderr.isatty()
-        self._open = False
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._said < (0.2 if self._open else _INTERVAL):
-            return
-        left = (now - self._start) * (total - done) / max(done, 1)
-        text = f"Verifying {self._name}: {100 * done // max(total, 1)} %, about {left:.0f} s left"
-        self._said, self._open = now, self._live
-        print(f"\r{text}\x1b[K" if self._live else text, end="" if self._live else "\n",
-              file=sys.stderr, flush=True)  # fmt: skip
-
-    def end(self) -> None:
-        if self._open:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ from arkinfer.artifact import open_artifact
 from arkinfer.errors import UsageError
 from arkinfer.runtime.chat import ChatTemplate, Message, with_system
 from arkinfer.runtime.contract import Executable, Executor, FloatArray, LoadOptions
+from arkinfer.runtime.demo import located
 from arkinfer.runtime.generation import Generation
 from arkinfer.runtime.registry import open_section
 from arkinfer.runtime.sampling import Sampler, SamplingParams
@@ -22,9 +23,6 @@ from arkinfer.runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from arkinfer.artifact import Artifact
-
-DEMO = "demo"
-"""The name of the packaged model, in place of a path."""
 
 
 def load(
@@ -65,27 +63,6 @@ def load(
         raise
 
 
-def located(path: str | Path) -> Path:
-    """The path itself; that of the packaged demo model for the name "demo".
-
-    Raises:
-        UsageError: this installation has no demo model.
-    """
-    if path != DEMO:
-        return Path(path)
-    from importlib.resources import files
-
-    demo = Path(str(files("arkinfer"))) / "demo" / "demo.ark"
-    if not demo.is_file():
-        raise UsageError(
-            "This installation of arkinfer has no demo model",
-            f'There is no file "{demo}"',
-            "Install arkinfer from its wheel, or build the model in a checkout: make demo; for a "
-            'file that is named "demo", write "./demo"',
-        )
-    return demo
-
-
 class Engine:
     """A loaded artifact; a context manager. Made by `load`.
 
@@ -95,7 +72,8 @@ class Engine:
 
     Attributes:
         context: room for prompt and answer, in tokens.
-        manifest: the artifact's manifest.
+        artifact: the open file.
+        manifest: its manifest.
         executable: the loaded section.
         backend: the name of its backend.
         sampling: what the checkpoint's generation config recommends; `arkinfer run` uses it.
@@ -109,7 +87,7 @@ class Engine:
         backend: str,
         context: int | None = None,
     ) -> None:
-        self._artifact = artifact
+        self.artifact = artifact
         self.executable = executable
         self.manifest = artifact.manifest
         self.backend = backend
@@ -129,7 +107,7 @@ class Engine:
     def tokenizer(self) -> Tokenizer:
         """The artifact's tokenizer, read when first needed."""
         bos = self.manifest["tokens"]["bos"]
-        return Tokenizer(self._artifact.read("tokenizer.json"), bos=bos)
+        return Tokenizer(self.artifact.read("tokenizer.json"), bos=bos)
 
     @cached_property
     def template(self) -> ChatTemplate:
@@ -138,7 +116,7 @@ class Engine:
         Raises:
             UsageError: it has none; no other one is guessed.
         """
-        if "chat_template.jinja" not in self._artifact:
+        if "chat_template.jinja" not in self.artifact:
             raise UsageError(
                 "This model has no chat template",
                 "Its checkpoint brought none, so it may not be a chat model",
@@ -148,7 +126,7 @@ class Engine:
         special = dict(tokens.get("special") or {})
         if "bos_token" not in special and tokens["bos"] is not None:
             special["bos_token"] = self.tokenizer.token(tokens["bos"]) or ""
-        return ChatTemplate(self._artifact.read("chat_template.jinja").decode(), special)
+        return ChatTemplate(self.artifact.read("chat_template.jinja").decode(), special)
 
     def logits(self, token_ids: Sequence[int]) -> FloatArray:
         """Teacher-forced logits from an empty cache, float32 [len(token_ids), vocab_size].
@@ -269,7 +247,7 @@ class Engine:
         if not self._closed:
             self._closed, self._idle = True, None
             self.executable.close()
-            self._artifact.close()
+            self.artifact.close()
 
     def __enter__(self) -> Engine:
         return self

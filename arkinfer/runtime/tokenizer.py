@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from arkinfer.errors import ArtifactError, UnsupportedError
+from arkinfer.errors import ArtifactError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     import tokenizers
@@ -67,7 +67,17 @@ class Tokenizer:
         Args:
             text: what to encode.
             guarded: `text` was rendered from guarded messages; see `guard`.
+
+        Raises:
+            UsageError: `text` has half a surrogate pair, as Python makes of bytes that are not
+                UTF-8.
         """
+        if not text.isascii() and _SURROGATE.search(text):
+            raise UsageError(
+                "The prompt is not valid Unicode",
+                "It has bytes that are not UTF-8",
+                "Convert it to UTF-8",
+            )
         if guarded and GUARD in text:
             ids = self._encode_guarded(text)
         else:
@@ -210,6 +220,7 @@ class ByteDecoder:
         return data.removeprefix(self._first_strips) if first else data
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -51,26 +50,3 @@ def test_the_first_entry_that_is_wrong_is_named(tmp_path: Path):
         f'"{path}" is damaged. Reason: the entry "weights/model.embed_tokens.weight" does not '
         "match its SHA-256. Copy the file again from where it was built, or build it again."
     )
-
-
-def test_long_checks_say_how_far_they_are(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
-    now = [100.0]
-    monkeypatch.setattr(command.time, "monotonic", lambda: now[0])
-    for live in (False, True):
-        monkeypatch.setattr(sys.stderr, "isatty", lambda live=live: live, raising=False)
-        progress = command._Progress("big.ark")
-        for done in range(1, 9):
-            now[0] += 0.5
-            progress(done, 8)
-        progress.end()
-        err = capsys.readouterr().err
-        if live:
-            assert err.startswith("\rVerifying big.ark: 50 %, about 2 s left\x1b[K\r")
-            assert err.endswith("\r\x1b[K")
-        else:
-            assert err.splitlines() == [
-                "Verifying big.ark: 50 %, about 2 s left",
-                "Verifying big.ark: 100 %, about 0 s left",
-            ]

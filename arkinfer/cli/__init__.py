@@ -1,0 +1,124 @@
+"""The command `arkinfer`: finds the command, turns errors into sentences and exit codes.
+
+Knows each command by its name, its module and one line of help only; the module is imported when
+that command is invoked, so that `arkinfer --help` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+COMMANDS = {
+    "plan": "Predict a build's size, memory, time and largest context.",
+    "build": "Compile a checkpoint into an .ark file.",
+    "run": "Answer a prompt, or chat, with an .ark file.",
+    "inspect": "Show what an .ark file is: model, quantization, sections, sizes.",
+    "verify": "Check every bit of an .ark file.",
+    "bench": "Measure how fast an .ark file runs here, and its memory.",
+    "eval": "Measure how well an .ark file predicts a text (perplexity).",
+}
+"""Commands in the order of the help; each is the function of that name in `arkinfer.cli.<name>`."""
+
+INTERRUPTED = 130
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command line and says how it went; the console script's entry point.
+
+    Args:
+        args: arguments after the program's name; None: those of this process.
+
+    Returns:
+        The exit code: 0 ok, 1 failed, 2 usage, 3 a gate was not met, 4 device, 130 Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _forget_stdout()
+        return 1
+    except Exception as error:
+        from arkinfer.cli.failure import report
+
+        return report(error, json="--json" in _options(arguments))
+
+
+def _run(args: list[str]) -> int:
+    import typer
+
+    from arkinfer.cli.failure import explained
+
+    name = next((word for word in args if not word.startswith("-")), None)
+    completing = "_ARKINFER_COMPLETE" in os.environ
+    if completing:
+        words = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
+        name = next((word for word in words.split() if word in COMMANDS), None)
+    elif name is not None and args[0] == name and name not in COMMANDS:
+        from arkinfer.errors import UsageError, nearest
+
+        raise UsageError(f'There is no command "{name}"', fix=nearest(name, COMMANDS))
+    command = typer.main.get_command(_app(name))
+    try:
+        code = command.main(args or ["--help"], prog_name="arkinfer", standalone_mode=False)
+    except typer.Abort:  # older versions of typer make it of Ctrl-C
+        return INTERRUPTED
+    except Exception as error:
+        raise explained(error, name if name in COMMANDS else None) from error
+    return code if isinstance(code, int) else 0
+
+
+def _app(wanted: str | None) -> Any:
+    """The application, with the one command that is wanted and the help of all others."""
+    import typer
+
+    app = typer.Typer(
+        help="Compile MiniCPM-family checkpoints into one file, and run it without torch.",
+        epilog='Example: arkinfer run demo "What is a list comprehension?"',
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    def version(wanted: bool) -> None:
+        if wanted:
+            from arkinfer import __version__
+
+            print(f"arkinfer {__version__}")
+            raise typer.Exit
+
+    def root(
+        version: bool = typer.Option(
+            False, "--version", callback=version, is_eager=True, help="Show the version."
+        ),
+    ) -> None:
+        """Options of the program itself."""
+
+    app.callback(help=app.info.help)(root)
+    for name, text in COMMANDS.items():
+        if name == wanted:
+            app.command(name)(_function(name))
+        else:
+            app.command(name, help=text)(lambda: None)
+    return app
+
+
+def _function(name: str) -> Callable[..., None]:
+    return getattr(import_module(f"arkinfer.cli.{name}"), name)
+
+
+def _options(args: list[str]) -> list[str]:
+    """The arguments that may be options: those before "--"."""
+    return args[: args.index("--")] if "--" in args else args
+
+
+def _forget_stdout() -> None:
+    """Whoever read our output is gone; without this, Python would complain while ending."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

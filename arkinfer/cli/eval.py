@@ -1,0 +1,181 @@
+"""`arkinfer eval`: how well an .ark file predicts a text. Knows no backend."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from arkinfer.cli.options import Backend, Json, Model, Threads
+from arkinfer.cli.progress import Progress, announced
+
+if TYPE_CHECKING:
+    from arkinfer.runtime.engine import Engine
+
+_WINDOW = 2048  # tokens
+
+RULE = (
+    "each text is one sequence, read as it is (line ends kept, special tokens recognised); "
+    "each window begins with an empty cache{bos}; each token is scored once, in the first window "
+    "that holds it"
+)
+
+
+def eval(
+    file: Model,
+    text: Annotated[
+        list[Path], typer.Option("--text", help="A text file (UTF-8); may be given again.")
+    ],
+    window: Annotated[
+        int | None, typer.Option(help=f"Tokens read at once; default: {_WINDOW}, or what fits.")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="Tokens from window to window; default: half a window.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Score the first tokens of each text only.")
+    ] = None,
+    threads: Threads = None,
+    backend: Backend = None,
+    json: Json = False,
+) -> None:
+    """Print the perplexity of an .ark file on texts: lower is better.
+
+    Example: arkinfer eval model.ark --text held-out.txt
+    """
+    from arkinfer.errors import UsageError
+
+    if limit is not None and limit < 2:
+        raise UsageError(f"A limit of {limit} tokens is too small", fix="Give at least 2")
+    texts = [_read(path) for path in text]
+    from arkinfer.runtime.engine import load
+
+    with announced(f"Loading {file}"):
+        engine = load(file, backend=backend, threads=threads)
+    with engine:
+        facts = evaluate(engine, texts, window=window, stride=stride, limit=limit)
+    for row, path in zip(facts["texts"], text, strict=True):
+        row["path"] = str(path)
+    facts = {"path": file, "backend": engine.backend, **facts}
+    if json:
+        from json import dumps
+
+        print(dumps(facts, indent=2))
+        return
+    _print(facts)
+
+
+def evaluate(
+    engine: Engine,
+    texts: list[str],
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """What `--json` prints, but for the paths.
+
+    Args:
+        engine: what predicts.
+        texts: what to score.
+        window: tokens of one window, without the BOS; None: 2048, or what the context holds.
+        stride: tokens from window to window; None: half a window.
+        limit: tokens of each text that are scored; None: all.
+
+    Raises:
+        UsageError: an impossible window or stride, or a text that is too short.
+    """
+    from arkinfer.runtime.perplexity import score_text
+
+    bos = engine.tokenizer.bos
+    room = engine.executable.max_context - (bos is not None)
+    window = min(_WINDOW, room) if window is None else window
+    stride = max(1, window // 2) if stride is None else stride
+    encoded = [engine.tokenizer.encode(text) for text in texts]
+    if bos is not None:
+        encoded = [ids[1:] for ids in encoded]
+    encoded = [ids[:limit] for ids in encoded]
+    total, before = sum(map(len, encoded)), 0
+    rows: list[dict[str, Any]] = []
+    progress = Progress("Scoring")
+    try:
+        for text, ids in zip(texts, encoded, strict=True):
+            score = score_text(
+                engine.executable, ids, bos=bos, window=window, stride=stride,
+                progress=lambda done, _, before=before: progress(before + done, total),
+            )  # fmt: skip
+            before += len(ids)
+            size = (
+                len(text.encode()) if limit is None else len(engine.tokenizer.decode(ids).encode())
+            )
+            rows.append(
+                {"path": "", "bytes": size, "tokens": score.tokens, "nll": score.nll,
+                 "perplexity": score.perplexity, "windows": score.windows}
+            )  # fmt: skip
+    finally:
+        progress.end()
+    return {
+        **_summary(rows),
+        "window": window,
+        "stride": stride,
+        "bos": bos,
+        "rule": RULE.format(bos=" and the BOS" if bos is not None else "; there is no BOS"),
+        "texts": rows,
+    }
+
+
+def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    nll, tokens, size = (sum(row[key] for row in rows) for key in ("nll", "tokens", "bytes"))
+    try:
+        perplexity = math.exp(nll / tokens)
+    except OverflowError:
+        perplexity = math.inf
+    return {
+        "perplexity": perplexity,
+        "nll_per_token": nll / tokens,
+        "bits_per_byte": nll / math.log(2) / size,
+        "tokens": tokens,
+        "bytes": size,
+    }
+
+
+def _read(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        UsageError: there is none, it is not UTF-8, or it is empty.
+    """
+    from arkinfer.errors import UsageError
+
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(
+            f'The text "{path}" cannot be read', error.strerror or "", "Check the path"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f'"{path}" is not UTF-8 text', str(error), "Convert it to UTF-8"
+        ) from error
+    if not text:
+        raise UsageError(f'The text "{path}" is empty', fix="Give a longer text")
+    return text
+
+
+def _print(facts: dict[str, Any]) -> None:
+    from arkinfer.cli.table import print_table
+
+    print(f"perplexity   {facts['perplexity']:.4f} per token, "
+          f"{facts['bits_per_byte']:.4f} bits per byte")  # fmt: skip
+    print(f"scored       {facts['tokens']:,} tokens, {facts['bytes']:,} bytes")
+    print(f"window       {facts['window']:,} tokens, stride {facts['stride']:,}")
+    print(f"rule         {facts['rule']}")
+    if len(facts["texts"]) > 1:
+        rows = [
+            (row["path"], f"{row['tokens']:,}", f"{row['perplexity']:.4f}")
+            for row in facts["texts"]
+        ]
+        print_table(("text", "tokens", "perplexity"), rows, left=1)
