@@ -73,7 +73,7 @@ class Checkpoint:
         if not file.is_file():
             raise CheckpointError(
                 f"{self.path} has no tokenizer.json",
-                "other tokenizer files cannot be read without the code that came with them",
+                "Other tokenizer files cannot be read without the code that came with them",
                 "Write one with transformers: AutoTokenizer.from_pretrained(folder)"
                 ".save_pretrained(folder).",
             )
@@ -168,7 +168,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if not (folder / "config.json").is_file():
         raise UsageError(
             f"{folder} is not a checkpoint",
-            "it has no config.json",
+            "It has no config.json",
             "Give the folder that holds the checkpoint's config.json, or a hub id like org/name.",
         )
     raw = _read_json(folder / "config.json")
@@ -186,7 +186,7 @@ def _table(folder: Path) -> dict[str, Slot]:
             return _sharded(folder, index, read_table)
     raise CheckpointError(
         f"{folder} holds no weights",
-        f"it has neither {' nor '.join(_FORMATS)}, nor an index of shards",
+        f"It has neither {' nor '.join(_FORMATS)}, nor an index of shards",
         "Download the checkpoint again, with its weight files.",
     )
 
@@ -204,7 +204,7 @@ def _sharded(
     for shard in sorted({str(home) for home in homes.values()}):
         if Path(shard).name != shard or not (folder / shard).is_file():
             raise CheckpointError(
-                f"the shard {shard} is missing from {folder}",
+                f"The shard {shard} is missing from {folder}",
                 f"{index.name} says that weights are in it",
                 f"Download {shard} again.",
             )
@@ -212,7 +212,7 @@ def _sharded(
             if name in table:
                 raise CheckpointError(
                     f"{name} is in two shards",
-                    f"in {table[name].file.name} and in {shard}",
+                    f"In {table[name].file.name} and in {shard}",
                     "Download the checkpoint again.",
                 )
             table[name] = slot
@@ -235,7 +235,7 @@ def _checked(table: Mapping[str, Slot], config: ModelConfig) -> dict[str, Slot]:
         others = f", nor are {len(missing) - 1:,} others" if len(missing) > 1 else ""
         found = f'; "{extra[0]}" is there instead' if extra else ""
         raise CheckpointError(
-            f"the tensor {missing[0]} is missing",
+            f"The tensor {missing[0]} is missing",
             f"config.json needs it with the shape {list(expected[missing[0]])}, and it is in no "
             f"weight file{others}{found}",
             "Use the config.json that belongs to these weights, or download them again.",
@@ -244,7 +244,7 @@ def _checked(table: Mapping[str, Slot], config: ModelConfig) -> dict[str, Slot]:
         slot = table[extra[0]]
         others = f" ({len(extra) - 1:,} others neither)" if len(extra) > 1 else ""
         raise CheckpointError(
-            f"the tensor {extra[0]} in {slot.file.name} is not part of the model",
+            f"The tensor {extra[0]} in {slot.file.name} is not part of the model",
             f"config.json describes a {config.architecture} without it{others}; its shape is "
             f"{list(slot.shape)}",
             "Use the config.json that belongs to these weights.",
@@ -253,14 +253,14 @@ def _checked(table: Mapping[str, Slot], config: ModelConfig) -> dict[str, Slot]:
         slot = table[name]
         if slot.shape != shape:
             raise CheckpointError(
-                f"the tensor {name} in {slot.file.name} has the shape {list(slot.shape)}",
+                f"The tensor {name} in {slot.file.name} has the shape {list(slot.shape)}",
                 f"config.json needs {list(shape)}",
                 "Use the config.json that belongs to these weights.",
             )
         if slot.dtype.name not in _WEIGHT_DTYPES:
             raise UnsupportedError(
-                f"the tensor {name} in {slot.file.name} is stored as {slot.dtype.name}",
-                f"arkinfer reads weights of {', '.join(_WEIGHT_DTYPES)}",
+                f"The tensor {name} in {slot.file.name} is stored as {slot.dtype.name}",
+                f"Weights must be of {', '.join(_WEIGHT_DTYPES)}",
                 "Use the checkpoint's bf16 release.",
             )
     return {name: table[name] for name in expected}

@@ -56,12 +56,12 @@ def read_table(file: Path) -> dict[str, Slot]:
     for slot in sorted(table.values(), key=lambda slot: (slot.offset, slot.nbytes)):
         if slot.offset != end:
             kind = "overlap" if slot.offset < end else "leave a gap"
-            raise damaged(file, f"its tensors {kind} at byte {min(slot.offset, end):,}")
+            raise damaged(file, f"Its tensors {kind} at byte {min(slot.offset, end):,}")
         end += slot.nbytes
     if end > size:
         raise truncated(file, end)
     if end < size:
-        raise damaged(file, f"it has {size - end:,} bytes after its last tensor")
+        raise damaged(file, f"It has {size - end:,} bytes after its last tensor")
     return table
 
 
@@ -70,12 +70,12 @@ def _no_header(file: Path, size: int, length: int) -> CheckpointError:
         if source.read(7) == b"version":
             return CheckpointError(
                 f"{file.name} is a Git LFS pointer, not the weights",
-                "the repository was cloned without its large files",
+                "The repository was cloned without its large files",
                 "Run `git lfs pull` in the checkpoint's folder.",
             )
     if length <= _LONGEST_HEADER and size > 8:
         return truncated(file, 8 + length)
-    return damaged(file, "it does not begin with a safetensors header")
+    return damaged(file, "It does not begin with a safetensors header")
 
 
 def _header(file: Path, text: bytes) -> dict[str, Any]:
@@ -88,9 +88,9 @@ def _header(file: Path, text: bytes) -> dict[str, Any]:
     try:
         header = json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise damaged(file, f"its header is not JSON: {error}") from error
+        raise damaged(file, f"Its header is not JSON: {error}") from error
     if not isinstance(header, dict):
-        raise damaged(file, "its header is not a JSON object")
+        raise damaged(file, "Its header is not a JSON object")
     header = cast("dict[str, Any]", header)
     header.pop("__metadata__", None)
     return header
@@ -101,9 +101,9 @@ def _slot(file: Path, name: str, entry: Any, data: int) -> Slot:
         code, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         whole = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
     except (KeyError, TypeError, ValueError) as error:
-        raise damaged(file, f"its header describes {name} incompletely") from error
+        raise damaged(file, f"Its header describes {name} incompletely") from error
     if code not in _DTYPES:
         raise damaged(file, f"{name} is of the unknown dtype {code!r}")
     if not whole or end - begin != math.prod(shape) * _DTYPES[code].itemsize:
-        raise damaged(file, f"the size of {name} is not that of {code} {shape}")
+        raise damaged(file, f"The size of {name} is not that of {code} {shape}")
     return Slot(file, data + begin, _DTYPES[code], tuple(shape))

@@ -78,7 +78,7 @@ class SlotReader:
 def truncated(file: Path, needed: int) -> CheckpointError:
     return CheckpointError(
         f"{file.name} is cut off",
-        f"its tensors need {needed:,} bytes, and it has {file.stat().st_size:,}",
+        f"Its tensors need {needed:,} bytes, and it has {file.stat().st_size:,}",
         f"Download or copy {file.name} again.",
     )
 

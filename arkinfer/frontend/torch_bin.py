@@ -85,7 +85,7 @@ def _read_archive(file: Path, archive: zipfile.ZipFile) -> dict[str, Slot]:
     entries = {info.filename: info for info in archive.infolist()}
     pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickles) != 1 or entries[pickles[0]].file_size > _LONGEST_PICKLE:
-        raise damaged(file, "it has no data.pkl, so torch.save did not write it")
+        raise damaged(file, "It has no data.pkl, so torch.save did not write it")
     prefix = pickles[0].removesuffix("data.pkl")
     if f"{prefix}byteorder" in entries and archive.read(f"{prefix}byteorder") != b"little":
         raise UnsupportedError(
@@ -95,7 +95,7 @@ def _read_archive(file: Path, archive: zipfile.ZipFile) -> dict[str, Slot]:
     for name, tensor in _interpret(file, archive.read(pickles[0])).items():
         entry = entries.get(f"{prefix}data/{tensor.storage.key}")
         if entry is None or entry.compress_type != zipfile.ZIP_STORED:
-            raise damaged(file, f"the storage of {name} is not in it")
+            raise damaged(file, f"The storage of {name} is not in it")
         table[name] = _slot(file, name, tensor, entry)
     return table
 
@@ -107,11 +107,11 @@ def _slot(file: Path, name: str, tensor: _Tensor, entry: zipfile.ZipInfo) -> Slo
     if any(stride != dense for size, stride, dense in sizes if size > 1):
         raise UnsupportedError(
             f"{name} in {file.name} is not stored row by row",
-            f"its strides are {list(tensor.strides)} for the shape {list(tensor.shape)}",
+            f"Its strides are {list(tensor.strides)} for the shape {list(tensor.shape)}",
             "Save the checkpoint again as safetensors, with contiguous tensors.",
         )
     if (tensor.start + math.prod(tensor.shape)) * item > entry.file_size:
-        raise damaged(file, f"the storage of {name} is smaller than the tensor")
+        raise damaged(file, f"The storage of {name} is smaller than the tensor")
     offset = _data_offset(file, entry) + tensor.start * item
     return Slot(file, offset, tensor.storage.dtype, tensor.shape)
 
@@ -122,7 +122,7 @@ def _data_offset(file: Path, entry: zipfile.ZipInfo) -> int:
         source.seek(entry.header_offset)
         local = source.read(30)
     if local[:4] != b"PK\x03\x04":
-        raise damaged(file, f"its ZIP entry {entry.filename} is not where the directory says")
+        raise damaged(file, f"Its ZIP entry {entry.filename} is not where the directory says")
     names = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
     offset = entry.header_offset + 30 + names
     if offset + entry.file_size > file.stat().st_size:
@@ -136,16 +136,16 @@ def _not_a_zip(file: Path) -> CheckpointError | UnsupportedError:
     if start.startswith(b"version"):
         return CheckpointError(
             f"{file.name} is a Git LFS pointer, not the weights",
-            "the repository was cloned without its large files",
+            "The repository was cloned without its large files",
             "Run `git lfs pull` in the checkpoint's folder.",
         )
     if start[:1] == b"\x80" and b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19" in start:
         return UnsupportedError(
             f"{file.name} has the format of torch before 1.6",
-            "its tensors cannot be read without running its pickle",
+            "Its tensors cannot be read without running its pickle",
             "Load it with torch.load and save it again as safetensors.",
         )
-    return damaged(file, "it is not a ZIP file, as torch.save writes, or it is cut off")
+    return damaged(file, "It is not a ZIP file, as torch.save writes, or it is cut off")
 
 
 def _interpret(file: Path, pickle: bytes) -> dict[str, _Tensor]:
@@ -154,13 +154,13 @@ def _interpret(file: Path, pickle: bytes) -> dict[str, _Tensor]:
     except _Refused as error:
         raise CheckpointError(
             f"{file.name} is not a plain state dict",
-            f"its pickle asks for {error}, which could run code",
+            f"Its pickle asks for {error}, which could run code",
             "Use a safetensors checkpoint, or save the state dict alone.",
         ) from error
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise damaged(file, f"its data.pkl cannot be read: {error}") from error
+        raise damaged(file, f"Its data.pkl cannot be read: {error}") from error
     if not isinstance(state, dict):
-        raise damaged(file, "its data.pkl holds no dictionary of tensors")
+        raise damaged(file, "Its data.pkl holds no dictionary of tensors")
     tensors: dict[str, _Tensor] = {}
     for name, value in cast("dict[str, Any]", state).items():
         if not isinstance(value, _Tensor):

@@ -142,7 +142,7 @@ def parse_config(
     eos = _token_ids(raw.get("eos_token_id", 2)) | _token_ids(
         (generation or {}).get("eos_token_id")
     )
-    base = float(raw.get("dim_model_base", 1))
+    depth_scale = _number(raw, "scale_depth", 1.0) / math.sqrt(layers)
     return ModelConfig(
         architecture=architecture,
         hidden_size=hidden,
@@ -153,12 +153,12 @@ def parse_config(
         intermediate_size=_positive(raw, "intermediate_size"),
         vocab_size=_positive(raw, "vocab_size"),
         max_position_embeddings=max_position,
-        rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        rms_norm_eps=_number(raw, "rms_norm_eps", 1e-6),
         tie_word_embeddings=bool(raw.get("tie_word_embeddings", minicpm)),
-        rope=_rope(raw, head_dim, max_position),
-        embedding_scale=float(raw.get("scale_emb", 1)) if minicpm else 1.0,
-        residual_scale=float(raw.get("scale_depth", 1)) / math.sqrt(layers) if minicpm else 1.0,
-        logit_divisor=hidden / base if minicpm else 1.0,
+        rope=_rope(raw, head_dim, max_position, minicpm),
+        embedding_scale=_number(raw, "scale_emb", 1.0) if minicpm else 1.0,
+        residual_scale=depth_scale if minicpm else 1.0,
+        logit_divisor=hidden / _number(raw, "dim_model_base", 1.0) if minicpm else 1.0,
         torch_dtype=str(raw.get("torch_dtype") or raw.get("dtype") or "bfloat16"),
         bos_token_id=raw.get("bos_token_id", 1),
         eos_token_ids=tuple(sorted(eos)),
@@ -167,41 +167,55 @@ def parse_config(
 
 
 def _architecture(raw: Mapping[str, Any]) -> str:
-    names = raw.get("architectures") or []
-    if not names:
+    names: Any = raw.get("architectures")
+    if not isinstance(names, list) or not names:
         raise CheckpointError(
             'config.json names no "architectures"',
-            "so the kind of model is unknown",
+            "Without, the kind of model is unknown",
             f"Add one of: {', '.join(ARCHITECTURES)}.",
         )
-    if names[0] not in ARCHITECTURES:
+    name = str(cast("list[Any]", names)[0])
+    if name not in ARCHITECTURES:
         raise UnsupportedError(
-            f'the architecture "{names[0]}" is not supported',
-            "arkinfer runs the MiniCPM family and plain Llama models",
-            nearest(names[0], ARCHITECTURES),
+            f'The architecture "{name}" is not supported',
+            "Only the MiniCPM family and plain Llama models are",
+            nearest(name, ARCHITECTURES),
         )
-    return names[0]
+    return name
+
+
+_WANTED: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu", "swish"),
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "partial_rotary_factor": (1,),
+    "num_experts": (0,),
+}
+"""Keys that change the computation -> the values that we run."""
 
 
 def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
-    wanted: dict[str, tuple[Any, ...]] = {
-        "hidden_act": ("silu", "swish"),
-        "attention_bias": (False,),
-        "mlp_bias": (False,),
-    }
-    for key, values in wanted.items():
-        if key in raw and raw[key] not in values:
+    for key, values in _WANTED.items():
+        if raw.get(key) is not None and raw[key] not in values:
             raise UnsupportedError(
                 f"config.json has {key} = {raw[key]!r}, which is not supported",
-                f"the family uses {key} = {values[0]!r}",
+                f"The family uses {key} = {values[0]!r}",
                 "Use a checkpoint of the MiniCPM family or a plain Llama.",
             )
+    quantized = raw.get("quantization_config") or raw.get("quantization")
+    if quantized:
+        method = cast("dict[str, Any]", quantized).get("quant_method", "an unnamed method")
+        raise UnsupportedError(
+            f"config.json says that the weights are quantized already, by {method}",
+            "Only bf16, fp16 and fp32 weights are read",
+            "Use the unquantized checkpoint; `arkinfer build --quant` quantizes it.",
+        )
 
 
-def _rope(raw: Mapping[str, Any], head_dim: int, max_position: int) -> Rope:
+def _rope(raw: Mapping[str, Any], head_dim: int, max_position: int, minicpm: bool) -> Rope:
     """Old `rope_theta` + `rope_scaling`, or transformers 5's `rope_parameters`."""
     scaling: Mapping[str, Any] = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    theta = float(scaling.get("rope_theta") or raw.get("rope_theta") or 10000.0)
+    theta = _number(scaling if scaling.get("rope_theta") else raw, "rope_theta", 10000.0)
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     if kind == "default":
         return Rope(theta=theta)
@@ -211,31 +225,54 @@ def _rope(raw: Mapping[str, Any], head_dim: int, max_position: int) -> Rope:
             "",
             nearest(str(kind), ("default", "longrope")),
         )
-    factors: dict[str, tuple[float, ...]] = {}
-    for key in ("short_factor", "long_factor"):
-        values = scaling.get(key)
-        if not isinstance(values, list) or len(cast("list[float]", values)) != head_dim // 2:
-            raise _impossible(
-                f"rope_scaling.{key}", f"it must list head_dim / 2 = {head_dim // 2} numbers"
-            )
-        factors[key] = tuple(float(v) for v in cast("list[float]", values))
-    original = scaling.get("original_max_position_embeddings") or raw.get(
-        "original_max_position_embeddings", max_position
-    )
-    given = scaling.get("attention_factor")
+    source = scaling if scaling.get("original_max_position_embeddings") else raw
+    original = _positive(source, "original_max_position_embeddings", max_position)
+    if original < 2:
+        raise _impossible("original_max_position_embeddings", f"{original} is less than 2")
+    attention_factor: float | None = None
+    if scaling.get("attention_factor") is not None:
+        attention_factor = _number(scaling, "attention_factor", 1.0)
+    elif scaling.get("factor") is not None and not minicpm:
+        # transformers prefers it to the ratio of the lengths; MiniCPM's modeling file ignores it
+        ratio = max(1.0, _number(scaling, "factor", 1.0))
+        attention_factor = math.sqrt(1.0 + math.log(ratio) / math.log(original))
     return Rope(
         theta=theta,
         kind="longrope",
-        original_max_position=int(original),
-        attention_factor=None if given is None else float(given),
-        **factors,
+        short_factor=_factors(scaling, "short_factor", head_dim // 2),
+        long_factor=_factors(scaling, "long_factor", head_dim // 2),
+        original_max_position=original,
+        attention_factor=attention_factor,
     )
+
+
+def _factors(scaling: Mapping[str, Any], key: str, count: int) -> tuple[float, ...]:
+    values: Any = scaling.get(key)
+    known = isinstance(values, list) and len(cast("list[Any]", values)) == count
+    if not known or not all(isinstance(v, int | float) and v > 0 for v in values):
+        raise _impossible(
+            f"rope_scaling.{key}", f"It must list head_dim / 2 = {count} positive numbers"
+        )
+    return tuple(float(v) for v in values)
+
+
+def _number(raw: Mapping[str, Any], key: str, default: float) -> float:
+    """A positive number; the default where the key is absent or null."""
+    value = raw.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise _impossible(key, f"{value!r} is not a positive number")
+    return float(value)
 
 
 def _token_ids(value: Any) -> set[int]:
     if value is None:
         return set()
-    return set(cast("list[int]", value)) if isinstance(value, list) else {int(value)}
+    ids: list[Any] = value if isinstance(value, list) else [value]
+    if not all(isinstance(i, int) and i >= 0 for i in ids):
+        raise _impossible("eos_token_id", f"{value!r} is neither a token id nor a list of them")
+    return set(ids)
 
 
 def _positive(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
@@ -244,7 +281,7 @@ def _positive(raw: Mapping[str, Any], key: str, default: int | None = None) -> i
     if value is None:
         raise CheckpointError(
             f'config.json has no "{key}"',
-            "the model's shape needs it",
+            "The model's shape needs it",
             "Restore the full config.json.",
         )
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
