@@ -61,7 +61,7 @@ def sample_shape(seed: int, step: int, progress: float, tokens: int) -> tuple[in
     """Rows and length of the batch of a step, of about `tokens` tokens."""
     rng = np.random.default_rng([seed, step, 1])
     table = lengths(progress)
-    length = int(rng.choice([l for l, _ in table], p=[p for _, p in table]))
+    length = int(rng.choice([size for size, _ in table], p=[odds for _, odds in table]))
     return max(1, tokens // length), length
 
 
@@ -189,7 +189,5 @@ class Mixture:
             content = f"{made.passage}\n{question}" if index == 0 else question
             reply = f"<think>\nThe text says it.\n</think>\n{answer}" if thinking else answer
             turns.append(Turn("user", content, weight if index == 0 else 0.0))
-            turns.append(
-                Turn("assistant", reply, RETRIEVED_WEIGHT, "" if thinking else NO_THOUGHT)
-            )
+            turns.append(Turn("assistant", reply, RETRIEVED_WEIGHT, "" if thinking else NO_THOUGHT))
         return encode_chat(self.tokenizer, turns)

@@ -15,16 +15,17 @@ FIRST = (
     "dark", "deep", "early", "empty", "fair", "fast", "final", "first", "gentle", "golden", "grand",
     "green", "happy", "heavy", "hidden", "hollow", "icy", "ivory", "jade", "keen", "large", "late",
     "lemon", "light", "little", "lonely", "loud", "lucky", "mild", "modern", "narrow", "noble",
-    "odd", "olive", "open", "orange", "pale", "plain", "polar", "proud", "purple", "quick", "quiet",
-    "rapid", "rare", "red", "round", "royal", "rusty", "sharp", "shiny", "short", "silent", "silver",
-    "simple", "slow", "small", "soft", "solid", "steel", "stone", "strong", "sunny", "sweet",
-    "tall", "tiny", "violet", "warm", "white", "wild", "wise", "wooden", "yellow", "young",
+    "odd", "olive", "open", "orange", "pale", "plain", "polar", "proud", "purple", "quick",
+    "quiet", "rapid", "rare", "red", "round", "royal", "rusty", "sharp", "shiny", "short", "silent",
+    "silver", "simple", "slow", "small", "soft", "solid", "steel", "stone", "strong", "sunny",
+    "sweet", "tall", "tiny", "violet", "warm", "white", "wild", "wise", "wooden", "yellow",
+    "young",
 )  # fmt: skip
 SECOND = (
     "anchor", "apple", "arrow", "badger", "barrel", "basket", "beacon", "bell", "bird", "boat",
-    "bottle", "branch", "bridge", "bucket", "camel", "candle", "canyon", "castle", "chair", "cherry",
-    "cloud", "comet", "crane", "crown", "desert", "door", "dragon", "drum", "eagle", "ember",
-    "falcon", "feather", "field", "flame", "forest", "fox", "garden", "gate", "glacier", "hammer",
+    "bottle", "branch", "bridge", "bucket", "camel", "candle", "canyon", "castle", "chair",
+    "cherry", "cloud", "comet", "crane", "crown", "desert", "door", "dragon", "drum", "eagle",
+    "ember", "falcon", "feather", "field", "flame", "forest", "fox", "garden", "gate", "glacier", "hammer",
     "harbor", "hawk", "horse", "island", "kettle", "kite", "ladder", "lake", "lamp", "lantern",
     "leaf", "lion", "maple", "market", "meadow", "mirror", "moon", "mountain", "needle", "ocean",
     "otter", "owl", "paper", "pepper", "piano", "planet", "pond", "rabbit", "raven", "ribbon",
@@ -54,7 +55,10 @@ def pairs(count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
     """`count` distinct keys with four-digit values."""
     chosen = rng.choice(len(FIRST) * len(SECOND), size=count, replace=False)
     keys = [f"{FIRST[c // len(SECOND)]}-{SECOND[c % len(SECOND)]}" for c in chosen]
-    return [(key, f"{value:04d}") for key, value in zip(keys, rng.integers(0, 10000, count))]
+    return [
+        (key, f"{value:04d}")
+        for key, value in zip(keys, rng.integers(0, 10000, count), strict=True)
+    ]
 
 
 def hide(filler: str, needles: list[str], rng: np.random.Generator) -> str:
@@ -63,7 +67,7 @@ def hide(filler: str, needles: list[str], rng: np.random.Generator) -> str:
     places = np.sort(rng.integers(0, len(lines) + 1, len(needles)))
     out: list[str] = []
     start = 0
-    for needle, place in zip(needles, places):
+    for needle, place in zip(needles, places, strict=True):
         out += [*lines[start:place], needle]
         start = int(place)
     return "\n".join(out + lines[start:])

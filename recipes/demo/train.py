@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from arkinfer.models.config import parse_config
 from arkinfer.models.minicpm import CausalLM, causal_attend
@@ -97,14 +96,16 @@ class Training:
         )
         self.base = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
         self.progress = Progress(total_steps=arguments.steps, started=time.time())
-        self.loss = torch.compile(weighted_loss, dynamic=False) if arguments.compile else weighted_loss
+        self.loss = (
+            torch.compile(weighted_loss, dynamic=False) if arguments.compile else weighted_loss
+        )
 
     def resume(self) -> None:
         path = self.out / "state.pt"
         if path.exists():
             state = torch.load(path, weights_only=True)
             self.model.load_state_dict(state["model"])
-            for optimizer, saved in zip(self.optimizers, state["optimizers"]):
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
             self.progress = Progress(**state["progress"])
         self.progress.deadline = deadline(self.arguments)
@@ -121,8 +122,8 @@ class Training:
     def step(self, batch: Batch) -> tuple[float, float]:
         """One update; the loss and the norm of the gradient."""
         factor = learning_rate_factor(self.progress.step, self.progress.share())
-        for optimizer, rates in zip(self.optimizers, self.base):
-            for group, rate in zip(optimizer.param_groups, rates):
+        for optimizer, rates in zip(self.optimizers, self.base, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
             optimizer.zero_grad(set_to_none=True)
         tensors = [torch.from_numpy(part) for part in (batch.inputs, batch.targets, batch.weights)]
