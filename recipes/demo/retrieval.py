@@ -12,25 +12,26 @@ import numpy as np
 
 FIRST = (
     "amber", "azure", "brave", "bright", "bronze", "calm", "clever", "cold", "coral", "crimson",
-    "dark", "deep", "early", "empty", "fair", "fast", "final", "first", "gentle", "golden", "grand",
-    "green", "happy", "heavy", "hidden", "hollow", "icy", "ivory", "jade", "keen", "large", "late",
-    "lemon", "light", "little", "lonely", "loud", "lucky", "mild", "modern", "narrow", "noble",
-    "odd", "olive", "open", "orange", "pale", "plain", "polar", "proud", "purple", "quick",
-    "quiet", "rapid", "rare", "red", "round", "royal", "rusty", "sharp", "shiny", "short", "silent",
-    "silver", "simple", "slow", "small", "soft", "solid", "steel", "stone", "strong", "sunny",
-    "sweet", "tall", "tiny", "violet", "warm", "white", "wild", "wise", "wooden", "yellow",
-    "young",
+    "dark", "deep", "early", "empty", "fair", "fast", "final", "first", "gentle", "golden",
+    "grand", "green", "happy", "heavy", "hidden", "hollow", "icy", "ivory", "jade", "keen",
+    "large", "late", "lemon", "light", "little", "lonely", "loud", "lucky", "mild", "modern",
+    "narrow", "noble", "odd", "olive", "open", "orange", "pale", "plain", "polar", "proud",
+    "purple", "quick", "quiet", "rapid", "rare", "red", "round", "royal", "rusty", "sharp",
+    "shiny", "short", "silent", "silver", "simple", "slow", "small", "soft", "solid", "steel",
+    "stone", "strong", "sunny", "sweet", "tall", "tiny", "violet", "warm", "white", "wild",
+    "wise", "wooden", "yellow", "young",
 )  # fmt: skip
 SECOND = (
     "anchor", "apple", "arrow", "badger", "barrel", "basket", "beacon", "bell", "bird", "boat",
     "bottle", "branch", "bridge", "bucket", "camel", "candle", "canyon", "castle", "chair",
     "cherry", "cloud", "comet", "crane", "crown", "desert", "door", "dragon", "drum", "eagle",
-    "ember", "falcon", "feather", "field", "flame", "forest", "fox", "garden", "gate", "glacier", "hammer",
-    "harbor", "hawk", "horse", "island", "kettle", "kite", "ladder", "lake", "lamp", "lantern",
-    "leaf", "lion", "maple", "market", "meadow", "mirror", "moon", "mountain", "needle", "ocean",
-    "otter", "owl", "paper", "pepper", "piano", "planet", "pond", "rabbit", "raven", "ribbon",
-    "river", "rocket", "sailor", "shadow", "shell", "spider", "spoon", "star", "table", "tiger",
-    "tower", "train", "valley", "wagon", "whale", "window", "winter", "wolf",
+    "ember", "falcon", "feather", "field", "flame", "forest", "fox", "garden", "gate",
+    "glacier", "hammer", "harbor", "hawk", "horse", "island", "kettle", "kite", "ladder",
+    "lake", "lamp", "lantern", "leaf", "lion", "maple", "market", "meadow", "mirror", "moon",
+    "mountain", "needle", "ocean", "otter", "owl", "paper", "pepper", "piano", "planet", "pond",
+    "rabbit", "raven", "ribbon", "river", "rocket", "sailor", "shadow", "shell", "spider",
+    "spoon", "star", "table", "tiger", "tower", "train", "valley", "wagon", "whale", "window",
+    "winter", "wolf",
 )  # fmt: skip
 RELATIONS = ("code", "number", "key", "pin")
 INTRODUCTIONS = (
