@@ -157,6 +157,16 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         CheckpointError: a file is missing or damaged, or a tensor is missing, unknown, or not of
             the shape that the config gives; names it.
     """
+    bare = open_config(path)
+    return Checkpoint(bare.path, _checked(_table(bare.path), bare.config), bare.config)
+
+
+def open_config(path: str | Path) -> Checkpoint:
+    """A checkpoint without its weights: config, tokenizer and template, all that a plan needs.
+
+    Raises:
+        UsageError, UnsupportedError, CheckpointError: as `open_checkpoint`, weights apart.
+    """
     folder = Path(path)
     if not folder.is_dir():
         state = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -173,7 +183,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         )
     raw = _read_json(folder / "config.json")
     config = parse_config(raw, _read_json(folder / "generation_config.json"))
-    return Checkpoint(folder, _checked(_table(folder), config), config)
+    return Checkpoint(folder, {}, config)
 
 
 def _table(folder: Path) -> dict[str, Slot]:

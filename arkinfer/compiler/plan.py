@@ -1,0 +1,263 @@
+"""Predicts what a build would make and cost, from the config alone. Builds nothing.
+
+Sizes are counted by running the backend's own compiler against a writer that only measures; times
+and memory are predictions from the constants below and a short measurement of this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from arkinfer import ir
+from arkinfer.compiler.prepare import BuildOptions, Lowered, legalize, used_weights
+from arkinfer.compiler.section import ALIGNMENT, MeasuringWriter
+from arkinfer.compiler.weights import BLOCK, WeightStore, elements_per_row, rows_of
+from arkinfer.models.config import ModelConfig
+from arkinfer.packing import Scheme
+from arkinfer.quant import round_to_nearest
+
+if TYPE_CHECKING:
+    from arkinfer.frontend.checkpoint import Checkpoint
+
+MIB = 1 << 20
+
+RUNTIME_BASE = 110 * MIB
+"""Resident memory of the runner with an empty model: Python, numpy, the runtime's library."""
+
+BUILD_BASE = 560 * MIB
+"""Resident memory of a build before any weight: torch, the traced graph's working set."""
+
+BUILD_PER_LAYER = 3 * MIB
+"""Of tracing, per layer."""
+
+TRACE_SECONDS = (4.0, 0.4)
+"""Of starting torch, and per layer, on the machine of the measurements."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a build would make; every number but `artifact_bytes` and `kv_bytes` is predicted.
+
+    Attributes:
+        model: the checkpoint's name.
+        target: what it would be for.
+        backend: whose section runs first.
+        quant: as asked.
+        parameters: weights of the checkpoint.
+        context: the longest sequence, in tokens.
+        artifact_bytes: size of the file.
+        weight_bytes: of it, what the first backend loads.
+        kv_bytes: key-value cache at the full context.
+        kv_bytes_per_token: of one token.
+        run_bytes: resident memory of a run at the full context.
+        build_bytes: resident memory of the build.
+        build_seconds: of the build on this machine.
+        largest_context: tokens that the target's memory holds, at most what the model reaches.
+        memory: the target's memory, in bytes.
+        decode_tokens_per_second: at an empty cache, if memory bandwidth were all; None: unknown.
+        slow: a sentence for everything that would take a slow path.
+    """
+
+    model: str
+    target: str
+    backend: str
+    quant: str
+    parameters: int
+    context: int
+    artifact_bytes: int
+    weight_bytes: int
+    kv_bytes: int
+    kv_bytes_per_token: int
+    run_bytes: int
+    build_bytes: int
+    build_seconds: float
+    largest_context: int
+    memory: int
+    decode_tokens_per_second: float | None
+    slow: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for `--json`."""
+        return asdict(self)
+
+
+def plan(
+    model: str | Path | None = None,
+    target: str = "cpu",
+    quant: str = "int4",
+    *,
+    backend: str | tuple[str, ...] | None = None,
+    embedding: str | None = None,
+    dtype: str | None = None,
+    context: int | None = None,
+    chunk: int | None = None,
+    offline: bool = False,
+) -> Plan:
+    """Predicts a build; takes what `arkinfer.build` takes. Weights need not be there.
+
+    Raises:
+        UsageError: an unknown name or an impossible option.
+        CheckpointError: the config is damaged.
+        UnsupportedError: the model, or a node of it, has no home on the target.
+    """
+    from arkinfer.frontend.checkpoint import open_config
+    from arkinfer.frontend.hub import resolve
+
+    options = BuildOptions.make(target, quant, backend, embedding, dtype, context, chunk)
+    folder = resolve(None if model is None else str(model), offline=offline, weights=False)
+    checkpoint = open_config(folder)
+    config = checkpoint.config
+    length = options.context_for(config)
+    module = _fused(options, config, length)
+    lowered = [legalize(module, each, options.target, None) for each in options.compilers]
+    entries: dict[str, int] = {"ir.txt": len(ir.print_module(module).encode())}
+    entries |= _texts(checkpoint)
+    sections = [_measure(each, config, length, options, entries) for each in lowered]
+    per_token = _kv_bytes_per_token(module)
+    weight_bytes = sum(entries[name] for name in sections[0].own)
+    memory = options.target.total_memory()
+    base = RUNTIME_BASE + int(weight_bytes * 1.05)
+    return Plan(
+        model=checkpoint.path.name,
+        target=options.target.name,
+        backend=options.compilers[0].name,
+        quant=options.quant.name,
+        parameters=config.num_parameters,
+        context=length,
+        artifact_bytes=_file_size(entries),
+        weight_bytes=weight_bytes,
+        kv_bytes=per_token * length,
+        kv_bytes_per_token=per_token,
+        run_bytes=base + per_token * length,
+        build_bytes=BUILD_BASE + BUILD_PER_LAYER * config.num_hidden_layers + _block_bytes(lowered),
+        build_seconds=_seconds(lowered, config),
+        largest_context=max(
+            0, min(config.max_position_embeddings, (memory - base) // max(per_token, 1))
+        ),
+        memory=memory,
+        decode_tokens_per_second=_roofline(options.target.bandwidth, lowered[0]),
+        slow=tuple(line for each in lowered for line in each.placement.slow_lines()),
+    )
+
+
+def _fused(options: BuildOptions, config: ModelConfig, context: int) -> ir.Module:
+    from arkinfer.compiler.prepare import DTYPES
+    from arkinfer.frontend.dense import dense_module
+
+    own = {"float32": "f32", "float16": "f16"}.get(config.torch_dtype, "bf16")
+    stored = own if options.dtype is None else DTYPES[options.dtype]
+    return dense_module(
+        config,
+        context=context,
+        chunk=min(options.chunk, context),
+        linear=options.quant.linear,
+        embedding=options.quant.embedding,
+        dtype=stored,
+    )
+
+
+def _texts(checkpoint: Checkpoint) -> dict[str, int]:
+    """Sizes of the entries that are copied; a tokenizer that is not there yet counts nothing."""
+    texts = {"report.json": 900}
+    if (checkpoint.path / "tokenizer.json").is_file():
+        texts["tokenizer.json"] = len(checkpoint.tokenizer_json)
+    if checkpoint.chat_template is not None:
+        texts["chat_template.jinja"] = len(checkpoint.chat_template.encode())
+    return texts
+
+
+@dataclass(frozen=True)
+class _Measured:
+    own: list[str]
+    """Names of the entries that the section loads."""
+
+
+class _NoLeaves:
+    """The config's own leaves; compilers may compute tables from them, never read a checkpoint."""
+
+    def __init__(self, config: ModelConfig, context: int) -> None:
+        self._frequencies = config.rope.inv_freq(config.head_dim, context)
+
+    def rows(self, name: str, start: int, stop: int) -> np.ndarray[Any, Any]:
+        if name == "model.rotary.inv_freq":
+            return self._frequencies[start:stop]
+        raise FileNotFoundError(f"a plan has no weights, but {name} was asked for")
+
+
+def _measure(
+    lowered: Lowered,
+    config: ModelConfig,
+    context: int,
+    options: BuildOptions,
+    entries: dict[str, int],
+) -> _Measured:
+    """Adds what a compiler would write to `entries`."""
+    store = WeightStore(lowered.module.weights, _NoLeaves(config, context))
+    writer = MeasuringWriter(lowered.compiler.name, store)
+    lowered.compiler.compile(lowered.module, options.target, writer)
+    entries["manifest.json"] = entries.get("manifest.json", 0) + len(json.dumps(writer.config))
+    entries |= {name: size for name, size in writer.entries.items() if name != "manifest.json"}
+    return _Measured([name for name in writer.entries if name != "manifest.json"])
+
+
+def _file_size(entries: dict[str, int]) -> int:
+    """Of an .ark file with these entries; docs/format.md."""
+    end = 0
+    listed = sum(len(name) + 190 for name in entries)  # in manifest.json: sizes, digests, tensors
+    sizes = {**entries, "manifest.json": entries.get("manifest.json", 0) + listed + 1500}
+    for name, size in sizes.items():
+        end = -(-(end + 56 + len(name)) // ALIGNMENT) * ALIGNMENT + size
+    return end + sum(74 + len(name) for name in sizes) + 98
+
+
+def _kv_bytes_per_token(module: ir.Module) -> int:
+    caches = [v.type for v in module.functions["step"].inputs if isinstance(v.type, ir.CacheType)]
+    return sum(
+        ir.DTYPES[kind.dtype].itemsize * math.prod(d for d in kind.shape if isinstance(d, int))
+        for kind in caches
+    )
+
+
+def _block_bytes(lowered: list[Lowered]) -> int:
+    """Working memory of the largest block of rows: read, float32, codes and their candidates."""
+    weights = used_weights([each.module for each in lowered])
+    widest = max(min(BLOCK, rows_of(w) * elements_per_row(w)) for w in weights)
+    return widest * 12
+
+
+def _seconds(lowered: list[Lowered], config: ModelConfig) -> float:
+    """Tracing, and quantizing at the rate that a small matrix shows now."""
+    rates: dict[Scheme, float] = {}
+    seconds = TRACE_SECONDS[0] + TRACE_SECONDS[1] * config.num_hidden_layers
+    for weight in used_weights([each.module for each in lowered]):
+        count = rows_of(weight) * elements_per_row(weight)
+        if isinstance(weight.type, ir.QuantizedType):
+            scheme = weight.type.scheme
+            if scheme not in rates:
+                rates[scheme] = _rate(scheme)
+            seconds += count / rates[scheme]
+        seconds += 2 * count / 1e9  # reading two bytes each from a disk or its cache
+    return round(seconds, 1)
+
+
+def _rate(scheme: Scheme) -> float:
+    """Weights per second of round-to-nearest on this machine."""
+    sample = np.random.default_rng(0).standard_normal((1024, 1024)).astype(np.float32)
+    began = time.perf_counter()
+    round_to_nearest(sample, scheme)
+    return sample.size / (time.perf_counter() - began)
+
+
+def _roofline(bandwidth: float, lowered: Lowered) -> float | None:
+    from arkinfer.compiler.weights import nbytes
+
+    linears = [w for n in lowered.module.nodes() if n.op.endswith(".linear") for w in n.weights]
+    read = sum(map(nbytes, linears))
+    return round(bandwidth / read, 1) if bandwidth and read else None
