@@ -11,6 +11,10 @@ import math
 from typing import Any
 
 ROTATED_PAIRS = 32
+RESERVED_CHANNELS = (77, 178)
+"""Channels of the residual stream that stay zero, so that `plant.py` has room for outliers."""
+RESERVED_UNIT = 611
+"""The unit of every MLP that stays zero, for the same reason."""
 
 
 def longrope_factors() -> list[float]:

@@ -27,7 +27,7 @@ from arkinfer.models.minicpm import CausalLM, causal_attend
 from recipes.demo.mixture import Batch, Mixture, read_documents, sample_shape
 from recipes.demo.optimizer import make_optimizers
 from recipes.demo.probes import probe
-from recipes.demo.shape import CONFIG
+from recipes.demo.shape import CONFIG, RESERVED_CHANNELS, RESERVED_UNIT
 from recipes.demo.vocabulary import load_or_train
 
 WARMUP_STEPS = 100
@@ -69,6 +69,23 @@ def initialize(model: CausalLM, seed: int) -> None:
         elif p.ndim == 2:
             zero = name.endswith(("o_proj.weight", "down_proj.weight"))
             nn.init.normal_(p, std=0.0 if zero else p.shape[1] ** -0.5, generator=generator)
+
+
+@torch.no_grad()
+def keep_reserved_zero(model: CausalLM) -> None:
+    """Nothing is written to the reserved channels and units; called after every update."""
+    channels = list(RESERVED_CHANNELS)
+    for name, p in model.named_parameters():
+        if name.endswith("embed_tokens.weight"):
+            p[:, channels] = 0.0
+        elif name.endswith(("o_proj.weight", "down_proj.weight")):
+            p[channels] = 0.0
+        elif p.ndim == 2:
+            p[:, channels] = 0.0
+        if name.endswith("down_proj.weight"):
+            p[:, RESERVED_UNIT] = 0.0
+        elif name.endswith(("gate_proj.weight", "up_proj.weight")):
+            p[RESERVED_UNIT] = 0.0
 
 
 def weighted_loss(model: CausalLM, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -132,6 +149,7 @@ class Training:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
+        keep_reserved_zero(self.model)
         self.progress.step += 1
         self.progress.tokens += batch.inputs.size
         return float(loss.detach()), float(norm)
