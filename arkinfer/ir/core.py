@@ -149,7 +149,7 @@ class Module:
         if not isinstance(other, Module):
             return NotImplemented
         return (
-            self.attributes == other.attributes
+            _same_attributes(self.attributes, other.attributes)
             and self.weights == other.weights
             and list(self.functions) == list(other.functions)
             and all(
@@ -177,7 +177,7 @@ class Module:
 
 
 def _same_function(a: Function, b: Function) -> bool:
-    if a.output_names != b.output_names:
+    if a.output_names != b.output_names or len(a.outputs) != len(b.outputs):
         return False
     if (len(a.inputs), len(a.nodes)) != (len(b.inputs), len(b.nodes)):
         return False

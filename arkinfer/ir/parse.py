@@ -6,18 +6,22 @@ import json
 import re
 from typing import cast
 
-from arkinfer.errors import InternalError
+from arkinfer.errors import ArkError, InternalError
 from arkinfer.ir.core import Attribute, Derived, Function, Module, Node, Operand, Value, Weight
 from arkinfer.ir.ops import complete_attributes
 from arkinfer.ir.types import CacheType, Type, dim, parse_type
 
-_HEAD = re.compile(r"module(?: (\{.*\}))?")
-_WEIGHT = re.compile(r"weight @(\S+) : ((?:\w+<[^>]*>|\w+)\[[^\]]*\])(?: = (.*))?")
-_DERIVED = re.compile(r"([\w.]+)\(([^)]*)\)(?: (\{.*\}))?")
-_FUNC = re.compile(r"func @(\S+?)\((.*)\) \{")
-_NODE = re.compile(r"(%.*?) = ([\w.]+)\(([^)]*)\)(?: (\{.*\}))? : (.*?)(?:  // (.*))?")
+_STRING = r'"(?:[^"\\]|\\.)*"'
+_ATTRIBUTES = r"(?: (\{(?:[^\"{}]|" + _STRING + r")*\}))?"
 _TYPE = re.compile(r"(?:\w+<[^>]*>|\w+)\[[^\]]*\]")
-_SCALAR = re.compile(r'"(?:[^"\\]|\\.)*"|[^,\[\]]+')
+_TYPES = rf"({_TYPE.pattern}(?:, {_TYPE.pattern})*)"
+_HEAD = re.compile(rf"module{_ATTRIBUTES}")
+_WEIGHT = re.compile(rf"weight @(\S+) : ({_TYPE.pattern})(?: = (.*))?")
+_DERIVED = re.compile(rf"([\w.]+)\(([^)]*)\){_ATTRIBUTES}")
+_INPUT = re.compile(rf"%(\S+): ({_TYPE.pattern})")
+_FUNC = re.compile(rf"func @(\S+?)\(((?:{_INPUT.pattern}(?:, (?!\))|(?=\))))*)\) \{{")
+_NODE = re.compile(rf"(%.*?) = ([\w.]+)\(([^)]*)\){_ATTRIBUTES} : {_TYPES}(?:  // (.*))?")
+_SCALAR = re.compile(_STRING + r"|[^,\[\]]+")
 
 
 def parse_module(text: str) -> Module:
@@ -27,6 +31,7 @@ def parse_module(text: str) -> Module:
         InternalError: the text is not well-formed; names the line.
     """
     module = Module()
+    headed = False
     function: Function | None = None
     names: dict[str, Value] = {}
     for number, raw in enumerate(text.splitlines(), 1):
@@ -37,23 +42,37 @@ def parse_module(text: str) -> Module:
             if function is not None:
                 if line == "}":
                     function = None
+                elif function.output_names:
+                    raise InternalError("nothing can follow the return")
                 else:
                     _body_line(line, module, function, names)
-            elif match := _HEAD.fullmatch(line):
-                module.attributes = _attributes(match[1])
+            elif not headed:
+                module.attributes = _head(line)
+                headed = True
             elif match := _WEIGHT.fullmatch(line):
                 module.add_weight(_weight(match))
             elif match := _FUNC.fullmatch(line):
                 function, names = _function(match)
+                if function.name in module.functions:
+                    raise InternalError(f"@{function.name} is defined twice")
                 module.functions[function.name] = function
             else:
-                raise InternalError("expected module, weight or func")
-        except InternalError as error:
+                raise InternalError("expected weight or func")
+        except (ArkError, ValueError) as error:  # ValueError: of float() and json.loads()
             what = f"line {number} of the IR text cannot be read: {line}"
             raise InternalError(what, str(error)) from error
     if function is not None:
         raise InternalError(f"the IR text ends inside of @{function.name}")
+    if not headed:
+        raise InternalError("the IR text is empty")
     return module
+
+
+def _head(line: str) -> dict[str, Attribute]:
+    match = _HEAD.fullmatch(line)
+    if match is None:
+        raise InternalError("expected `module {attributes}`")
+    return _attributes(match[1])
 
 
 def _weight(match: re.Match[str]) -> Weight:
@@ -70,9 +89,7 @@ def _weight(match: re.Match[str]) -> Weight:
 
 
 def _function(match: re.Match[str]) -> tuple[Function, dict[str, Value]]:
-    inputs: list[Value] = []
-    for part in re.finditer(r"%(\S+): (" + _TYPE.pattern + ")", match[2]):
-        inputs.append(Value(parse_type(part[2]), part[1]))
+    inputs = [Value(parse_type(part[2]), part[1]) for part in _INPUT.finditer(match[2])]
     return Function(match[1], inputs), {value.name: value for value in inputs}
 
 
@@ -120,7 +137,9 @@ def _attributes(text: str | None) -> dict[str, Attribute]:
     while rest:
         key, _, rest = rest.partition(" = ")
         value, rest = _parse_value(rest)
-        found[key.strip()] = value
+        if key in found:
+            raise InternalError(f'the attribute "{key}" is given twice')
+        found[key] = value
         rest = rest.lstrip(", ")
     return found
 

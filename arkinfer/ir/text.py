@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import count
 
 from arkinfer.ir.core import Attribute, Derived, Function, Module, Node, Operand, Value, Weight
 from arkinfer.ir.types import Sym
@@ -44,9 +45,10 @@ def print_function(function: Function) -> str:
 def value_names(function: Function) -> dict[Value, str]:
     """Inputs keep their names; results are numbered in order."""
     names = {value: value.name for value in function.inputs}
+    taken = set(names.values())
+    numbers = (str(n) for n in count() if str(n) not in taken)
     for node in function.nodes:
-        for value in node.results:
-            names[value] = str(len(names) - len(function.inputs))
+        names.update(zip(node.results, numbers, strict=False))
     return names
 
 

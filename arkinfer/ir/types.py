@@ -114,6 +114,9 @@ def evaluate(d: Dim, symbols: Mapping[str, int]) -> int:
     """The value of a dimension where every symbol is bound."""
     if isinstance(d, int):
         return d
+    unbound = [name for name, _ in d.terms if name not in symbols]
+    if unbound:
+        raise InternalError(f"the symbol {unbound[0]} of {d} has no value")
     return sum(factor * symbols[name] for name, factor in d.terms) + d.constant
 
 
@@ -174,9 +177,9 @@ def parse_type(text: str) -> Type:
         raise InternalError(f'"{text}" is not a type', "expected one like f32[T, 256]")
     shape = tuple(dim(d.strip()) for d in match[4].split(",") if d.strip())
     if match[1] == "quant":
-        rows, columns = shape
+        rows, columns = shape if len(shape) == 2 else (None, None)
         if not (isinstance(rows, int) and isinstance(columns, int)):
-            raise InternalError(f'"{text}" is not a type', "quantized matrices have fixed sizes")
+            raise InternalError(f'"{text}" is not a type', "quantized matrices have two sizes")
         return QuantizedType(parse_scheme(match[2]), (rows, columns))
     dtype = match[2] or match[3]
     if dtype not in DTYPES:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 from arkinfer.errors import InternalError
-from arkinfer.ir.core import Function, Module, Node, Value, Weight
+from arkinfer.ir.core import Attribute, Function, Module, Node, Value, Weight
 from arkinfer.ir.ops import complete_attributes, infer_types
 from arkinfer.ir.text import print_node, value_names
-from arkinfer.ir.types import CacheType
+from arkinfer.ir.types import CacheType, Sym
+
+_NAME = re.compile(r"[^\s(),]+")
+"""What the text form can carry as the name of a weight, a function, an input or an output."""
 
 
 def verify_module(module: Module) -> None:
@@ -15,7 +20,9 @@ def verify_module(module: Module) -> None:
     Raises:
         InternalError: names the line of the first node that breaks a rule, and the rule.
     """
+    _verify_attributes("the module", module.attributes)
     for weight in module.weights.values():
+        _verify_name("a weight", weight.name)
         for name in weight.source.inputs if weight.source else ():
             if name not in module.weights:
                 raise InternalError(f"@{weight.name} comes from @{name}, which is not declared")
@@ -24,16 +31,14 @@ def verify_module(module: Module) -> None:
 
 
 def _verify_function(module: Module, function: Function) -> None:
+    _verify_interface(function)
     names = value_names(function)
     known: set[Value] = set(function.inputs)
     appended: set[Value] = set()
-    if len({value.name for value in function.inputs}) != len(function.inputs):
-        raise InternalError(f"@{function.name} has two inputs of one name")
     for node in function.nodes:
         try:
             _verify_node(module, node, known)
-            if node.op == "cache.append":
-                _verify_append(node, appended)
+            _verify_caches(node, appended)
         except InternalError as error:
             what = f"the IR of @{function.name} is wrong at: {print_node(node, names)}"
             raise InternalError(what, str(error)) from error
@@ -41,6 +46,34 @@ def _verify_function(module: Module, function: Function) -> None:
     for name, value in zip(function.output_names, function.outputs, strict=True):
         if value not in known:
             raise InternalError(f"@{function.name} returns {name}, which no node makes")
+        if value in appended:
+            raise InternalError(f"@{function.name} returns {name}, a cache as it was before")
+
+
+def _verify_interface(function: Function) -> None:
+    _verify_name("a function", function.name)
+    inputs = [value.name for value in function.inputs]
+    for kind, names in (("input", inputs), ("output", function.output_names)):
+        for name in names:
+            _verify_name(f"an {kind}", name)
+        if len(set(names)) != len(names):
+            raise InternalError(f"@{function.name} has two {kind}s of one name")
+    if not function.outputs or len(function.outputs) != len(function.output_names):
+        raise InternalError(f"@{function.name} needs outputs, each with a name")
+
+
+def _verify_name(kind: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InternalError(f"{name!r} cannot name {kind}")
+
+
+def _verify_attributes(where: str, attributes: dict[str, Attribute]) -> None:
+    """Plain Python values only: a numpy scalar would not come back from the text."""
+    for name, value in attributes.items():
+        for item in value if isinstance(value, tuple) else (value,):
+            if type(item) not in (int, float, bool, str, Sym):
+                kind = type(item).__name__
+                raise InternalError(f'the attribute "{name}" of {where} is a {kind}')
 
 
 def _verify_node(module: Module, node: Node, known: set[Value]) -> None:
@@ -52,6 +85,9 @@ def _verify_node(module: Module, node: Node, known: set[Value]) -> None:
             raise InternalError("an operand is used before it is made")
     if node.attributes != complete_attributes(node.op, node.attributes):
         raise InternalError("attributes are not complete")
+    _verify_attributes("the node", node.attributes)
+    if node.loc != node.loc.strip() or len(node.loc.splitlines()) > 1:
+        raise InternalError("its location is not one line")
     for value in node.results:
         if value.producer is not node:
             raise InternalError("a result does not know its producer")
@@ -64,10 +100,9 @@ def _verify_node(module: Module, node: Node, known: set[Value]) -> None:
         )
 
 
-def _verify_append(node: Node, appended: set[Value]) -> None:
-    """A cache is appended to once, so that a backend may do it in place."""
-    old = node.values[0]
-    assert isinstance(old.type, CacheType)
-    if old in appended:
+def _verify_caches(node: Node, appended: set[Value]) -> None:
+    """A cache that was appended to has no use left, so that a backend may append in place."""
+    if any(value in appended for value in node.values):
         raise InternalError("the cache was appended to before")
-    appended.add(old)
+    if node.op == "cache.append":
+        appended.update(value for value in node.values if isinstance(value.type, CacheType))

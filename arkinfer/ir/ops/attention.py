@@ -14,21 +14,25 @@ from arkinfer.ir.types import CacheType, TensorType, Type, add_dims
 class Append(Op):
     """The cache with new rows at its end: cache [S, N, D], f32 [T, N, D] -> cache [S + T, N, D].
 
-    A backend may do it in place: the old cache has no other user.
+    A cache<i8> takes one more operand, f32 scales [N, D], and holds round(rows / scale) within
+    ±127. A backend may append in place: the old cache has no other user.
     """
 
     name = "cache.append"
-    operands = ("cache", "rows")
+    operands = ("cache", "rows", "scale*")
 
     @classmethod
     def infer(cls, types: Sequence[Type], attributes: Mapping[str, Any]) -> list[Type]:
         old, rows = cache(cls, "cache", types[0]), float_tensor(cls, "rows", types[1], rank=3)
         need(old.shape[1:] == rows.shape[1:], cls, f"cache is {old}, rows are {rows}")
+        _need_scales(cls, old, types[2:], 1)
         return [CacheType(old.dtype, (add_dims(old.shape[0], rows.shape[0]), *old.shape[1:]))]
 
     @classmethod
     def ref(cls, operands: Sequence[Array], attributes: Mapping[str, Any]) -> list[Array]:
-        old, rows = operands
+        old, rows, *scale = operands
+        if scale:
+            rows = np.clip(np.rint(rows / scale[0].astype(rows.dtype)), -127, 127)
         return [np.concatenate((old, rows.astype(old.dtype, copy=False)), axis=0)]
 
 
@@ -37,18 +41,20 @@ class Dense(Op):
 
     f32 q [T, H, D], cache k and v [L, Hkv, D] with T <= L -> f32 [T, H, D]. Query head a reads
     kv head a // (H / Hkv); query row t sees cache rows 0 … L - T + t. Scores are multiplied by
-    `scale`. Source: Vaswani et al. 2017, eq. 1; Ainslie et al. 2023 (grouped queries).
+    `scale`. Caches of type i8 take two more operands, the scales of k and of v, f32 [Hkv, D].
+    Source: Vaswani et al. 2017, eq. 1; Ainslie et al. 2023 (grouped queries).
     """
 
     name = "attn.dense"
-    operands = ("q", "k", "v")
+    operands = ("q", "k", "v", "scales*")
     attributes = {"scale": ...}
 
     @classmethod
     def infer(cls, types: Sequence[Type], attributes: Mapping[str, Any]) -> list[Type]:
         q = float_tensor(cls, "q", types[0], rank=3)
         k, v = cache(cls, "k", types[1]), cache(cls, "v", types[2])
-        need(k.shape == v.shape, cls, f"k is {k}, v is {v}")
+        need(k == v, cls, f"k is {k}, v is {v}")
+        _need_scales(cls, k, types[3:], 2)
         heads, kv_heads = q.shape[1], k.shape[1]
         fits = isinstance(heads, int) and isinstance(kv_heads, int) and heads % kv_heads == 0
         need(fits and q.shape[2] == k.shape[2], cls, f"q is {q}, k is {k}")
@@ -56,7 +62,9 @@ class Dense(Op):
 
     @classmethod
     def ref(cls, operands: Sequence[Array], attributes: Mapping[str, Any]) -> list[Array]:
-        q, k, v = operands[0], operands[1].astype(operands[0].dtype), operands[2]
+        q, k, v = operands[0], *(x.astype(operands[0].dtype) for x in operands[1:3])
+        if len(operands) > 3:
+            k, v = k * operands[3].astype(q.dtype), v * operands[4].astype(q.dtype)
         fresh, heads, size = q.shape
         length, kv_heads, _ = k.shape
         grouped = q.reshape(fresh, kv_heads, heads // kv_heads, size).transpose(1, 2, 0, 3)
@@ -65,5 +73,14 @@ class Dense(Op):
         scores = np.where(seen, scores, q.dtype.type(-np.inf))
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
-        mixed = weights @ v.astype(q.dtype).transpose(1, 0, 2)[:, None]
+        mixed = weights @ v.transpose(1, 0, 2)[:, None]
         return [mixed.transpose(2, 0, 1, 3).reshape(fresh, heads, size)]
+
+
+def _need_scales(op: type[Op], kind: CacheType, given: Sequence[Type], count: int) -> None:
+    """`count` scales for an i8 cache, none for any other."""
+    wanted = count if kind.dtype == "i8" else 0
+    need(len(given) == wanted, op, f"a {kind} takes {wanted} scales, not {len(given)}")
+    for scale in given:
+        found = float_tensor(op, "scale", scale, rank=2)
+        need(found.shape == kind.shape[1:], op, f"scale is {found}, the cache is {kind}")

@@ -127,5 +127,7 @@ def quantized(op: type[Op], name: str, t: Type) -> QuantizedType:
 
 
 def wide(x: Array) -> Array:
-    """Floats narrower than 32 bits as float32; float64 stays."""
-    return x if x.dtype == np.float64 else x.astype(np.float32, copy=False)
+    """Floats narrower than 32 bits as float32; float64 and what is no float stay."""
+    if x.dtype == np.float64 or x.dtype.kind in "biu":
+        return x
+    return x.astype(np.float32, copy=False)

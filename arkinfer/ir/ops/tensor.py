@@ -12,7 +12,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from arkinfer.ir.ops.base import Array, Op, float_tensor, need, tensor, wide
-from arkinfer.ir.types import DTYPES, Dim, Shape, Sym, TensorType, Type, add_dims, dim, scale_dim
+from arkinfer.ir.types import (
+    DTYPES,
+    FLOATS,
+    Dim,
+    Shape,
+    Sym,
+    TensorType,
+    Type,
+    add_dims,
+    dim,
+    scale_dim,
+)
 
 
 def broadcast(op: type[Op], a: Shape, b: Shape) -> Shape:
@@ -147,7 +158,10 @@ class Cast(Op):
 
     @classmethod
     def ref(cls, operands: Sequence[Array], attributes: Mapping[str, Any]) -> list[Array]:
-        return [operands[0].astype(DTYPES[attributes["to"]])]
+        x, to = operands[0], attributes["to"]
+        if to in FLOATS:
+            return [x.astype(np.float32) if x.dtype.kind in "biu" else wide(x)]
+        return [x.astype(DTYPES[to])]
 
 
 class Binary(Op):
@@ -224,7 +238,10 @@ class Arange(Op):
 
     @classmethod
     def infer(cls, types: Sequence[Type], attributes: Mapping[str, Any]) -> list[Type]:
-        length = add_dims(attributes["stop"], scale_dim(attributes["start"], -1))
+        start, stop = attributes["start"], attributes["stop"]
+        length = add_dims(stop, scale_dim(start, -1))
+        empty = isinstance(length, int) and length < 1
+        need(not empty, cls, f"from {start} to {stop} there is nothing")
         return [TensorType("i64", (length,))]
 
     @classmethod
