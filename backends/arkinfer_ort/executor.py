@@ -1,0 +1,140 @@
+"""The device half of the ONNX Runtime backend: opens a session on the weights of the .ark file.
+
+Knows neither the compiler nor the onnx package: it adds the list of weights to the model's bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from arkinfer.artifact import Artifact, Section
+from arkinfer.errors import ArkError, ArtifactError, DeviceError
+from arkinfer.runtime.contract import LoadOptions, check_context, closed
+from arkinfer_ort.state import Cache, OnnxRuntimeState
+from arkinfer_ort.versions import check_requirements
+from arkinfer_ort.wire import ExternalTensor, with_initializers
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+class OnnxRuntimeExecutor:
+    """Entry point "onnxruntime" of the group `arkinfer.executors`."""
+
+    name = "onnxruntime"
+
+    def open(
+        self, artifact: Artifact, section: Section, options: LoadOptions
+    ) -> OnnxRuntimeExecutable:
+        """Loads the section; its weights are read from the file once, into kernels' own layouts.
+
+        Raises:
+            DeviceError: ONNX Runtime is too old, or refuses the model.
+            ArtifactError: the section is not what the compiler writes.
+            ImportError: ONNX Runtime is not installed.
+        """
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # on by default from 1.29
+        import onnxruntime
+
+        check_requirements(section.requires, onnxruntime.__version__)
+        try:
+            config = section.config
+            folder, location = os.path.split(os.path.realpath(artifact.path))
+            tensors = _external(artifact, config["initializers"], location)
+            model = with_initializers(artifact.read(config["model"]), tensors)
+            caches = tuple(Cache(c["name"], c["heads"], c["size"]) for c in config["caches"])
+            facts = [int(config[name]) for name in ("vocab_size", "context", "chunk")]
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ArtifactError(
+                f'The section "{self.name}" of "{artifact.path}" cannot be read',
+                f"{type(error).__name__}: {error}",
+                "Build the artifact again",
+            ) from error
+        session = _session(model, folder, options.threads or physical_cores())
+        return OnnxRuntimeExecutable(session, caches, *facts)
+
+
+def _external(
+    artifact: Artifact, initializers: list[dict[str, Any]], location: str
+) -> Iterator[ExternalTensor]:
+    for entry in initializers:
+        offset, length = artifact.location(entry["tensor"])
+        yield ExternalTensor(entry["name"], entry["dtype"], entry["dims"], location, offset, length)
+
+
+def _session(model: bytes, folder: str, threads: int) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what fails is raised; nothing else goes to the terminal
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except ArkError:
+        raise
+    except Exception as error:  # its exceptions have no base but this
+        raise DeviceError(
+            f"ONNX Runtime {onnxruntime.__version__} refuses the model",
+            str(error).strip(),
+            "Check the file with: arkinfer verify; then build it again on this machine",
+        ) from error
+
+
+def physical_cores() -> int:
+    """Cores that this process may use; two threads of one core share its multipliers."""
+    import psutil
+
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+    return max(1, min(cores, allowed or cores))
+
+
+class OnnxRuntimeExecutable:
+    """A session, shared by all states.
+
+    Attributes:
+        vocab_size: columns of the logits.
+        max_context: the longest sequence, in tokens.
+        chunk: the most tokens of one step.
+        features: none beyond the contract.
+    """
+
+    features: frozenset[str] = frozenset()
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        caches: tuple[Cache, ...],
+        vocab_size: int,
+        max_context: int,
+        chunk: int,
+    ) -> None:
+        self._session: onnxruntime.InferenceSession | None = session
+        self.caches = caches
+        self.vocab_size = vocab_size
+        self.max_context = max_context
+        self.chunk = chunk
+
+    @property
+    def session(self) -> onnxruntime.InferenceSession:
+        if self._session is None:
+            raise closed()
+        return self._session
+
+    def new_state(self, context: int) -> OnnxRuntimeState:
+        """See `Executable`.
+
+        Raises:
+            UsageError: the context is longer than the artifact was compiled for, or it is closed.
+            ResourceError: there is no memory for the caches.
+        """
+        session = self.session
+        check_context(self, context)
+        return OnnxRuntimeState(self, session, context)
+
+    def close(self) -> None:
+        self._session = None

@@ -1,0 +1,82 @@
+"""Collects the nodes, inputs and outputs of one ONNX graph. Knows no IR and no weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+OPSET = 18
+IR_VERSION = 9
+CONTRIB = "com.microsoft"
+
+STANDARD = frozenset({"Add", "Cast", "Gather", "Mul", "SimplifiedLayerNormalization"})
+"""Ops of the default domain (the last one is ONNX Runtime's own, registered there)."""
+
+
+class Graph:
+    """A graph in the making; names of nodes say which torch module they came from."""
+
+    def __init__(self) -> None:
+        self._nodes: list[NodeProto] = []
+        self._inputs: list[Any] = []
+        self._outputs: list[Any] = []
+        self._constants: dict[float, TensorProto] = {}
+        self._names: dict[str, int] = {}
+
+    def input(self, name: str, dtype: int, shape: list[int | str]) -> str:
+        self._inputs.append(helper.make_tensor_value_info(name, dtype, shape))
+        return name
+
+    def output(self, name: str, dtype: int, shape: list[int | str]) -> None:
+        self._outputs.append(helper.make_tensor_value_info(name, dtype, shape))
+
+    def scalar(self, value: float) -> str:
+        """A float32 constant that stands in the model itself."""
+        name = f"constant.{len(self._constants)}"
+        known = self._constants.setdefault(
+            value, numpy_helper.from_array(np.array(value, np.float32), name)
+        )
+        return known.name
+
+    def add(self, op: str, inputs: list[str], loc: str, **attributes: Any) -> str:
+        """Appends a node with one output; returns the output's name."""
+        return self.add_multi(op, inputs, loc, 1, **attributes)[0]
+
+    def add_multi(
+        self, op: str, inputs: list[str], loc: str, outputs: int | list[str], **attributes: Any
+    ) -> list[str]:
+        """Appends a node; its outputs are named after it where `outputs` is a count."""
+        name = self._unique(f"{loc}/{op}")
+        if isinstance(outputs, int):
+            outputs = [name if i == 0 else f"{name}:{i}" for i in range(outputs)]
+        domain = "" if op in STANDARD else CONTRIB
+        self._nodes.append(
+            helper.make_node(op, inputs, outputs, name=name, domain=domain, **attributes)
+        )
+        return outputs
+
+    def rename(self, old: str, new: str) -> None:
+        """Gives a value another name, wherever it is made and used."""
+        for node in self._nodes:
+            for names in (node.input, node.output):
+                for index, name in enumerate(names):
+                    if name == old:
+                        names[index] = new
+
+    def _unique(self, name: str) -> str:
+        count = self._names.get(name, 0)
+        self._names[name] = count + 1
+        return f"{name}.{count}" if count else name
+
+    def model(self) -> bytes:
+        """The serialized ModelProto; equal graphs give equal bytes."""
+        graph: GraphProto = helper.make_graph(
+            self._nodes, "step", self._inputs, self._outputs, list(self._constants.values())
+        )
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
+        model: ModelProto = helper.make_model(
+            graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="arkinfer"
+        )
+        return model.SerializeToString(deterministic=True)

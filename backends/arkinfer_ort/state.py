@@ -1,0 +1,144 @@
+"""One sequence on an ONNX Runtime session: caches that the kernels update in place.
+
+Everything is bound by address once; a step of one token writes four numbers and runs. Knows no
+artifact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from arkinfer.errors import DeviceError, ResourceError
+from arkinfer.runtime.contract import (
+    FloatArray,
+    IntArray,
+    Rows,
+    StepOutput,
+    check_length,
+    check_tokens,
+)
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+    from arkinfer_ort.executor import OnnxRuntimeExecutable
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Keys or values of one layer: the graph's `past.<name>` and `present.<name>`."""
+
+    name: str
+    heads: int
+    size: int
+
+
+class OnnxRuntimeState:
+    """See `arkinfer.runtime.contract.State`.
+
+    Rows of a cache at or after `length` mean nothing, so a step that fails has changed nothing,
+    and to truncate is to forget a number.
+    """
+
+    def __init__(
+        self,
+        executable: OnnxRuntimeExecutable,
+        session: onnxruntime.InferenceSession,
+        capacity: int,
+    ) -> None:
+        self.capacity = capacity
+        self.length = 0
+        self._executable = executable
+        self._caches = _allocate(executable.caches, capacity)
+        self._last = np.zeros(1, np.int32)
+        self._total = np.zeros((), np.int32)
+        self._token = np.zeros((1, 1), np.int64)
+        self._first = np.zeros(1, np.int64)
+        self._logits = np.zeros((1, 1, executable.vocab_size), np.float32)
+        self._one = self._binding(session, self._token, self._first, self._logits)
+        self._many: onnxruntime.IOBinding | None = None
+
+    def step(
+        self, tokens: IntArray, *, rows: Rows = "last", taps: tuple[str, ...] = ()
+    ) -> StepOutput:
+        executable = self._executable
+        session = executable.session
+        ids = check_tokens(executable, self, tokens, taps)
+        count = len(ids)
+        self._last[0] = self.length + count - 1
+        self._total[()] = self.length + count
+        if count == 1 and rows != "none":
+            self._token[0, 0] = ids[0]
+            self._run(session, self._one)
+            logits = self._logits[0].copy()
+        else:
+            logits = self._run_many(session, ids, rows)
+        self.length += count
+        return StepOutput(logits)
+
+    def _run_many(
+        self, session: onnxruntime.InferenceSession, ids: IntArray, rows: Rows
+    ) -> FloatArray:
+        count = len(ids)
+        wanted = np.arange({"last": count - 1, "all": 0, "none": count}[rows], count)
+        logits = np.empty((1, len(wanted), self._executable.vocab_size), np.float32)
+        self._run(session, self._binding(session, ids[None], wanted, logits))
+        return logits[0]
+
+    def truncate(self, length: int) -> None:
+        check_length(self, length)
+        self.length = length
+
+    def _binding(
+        self,
+        session: onnxruntime.InferenceSession,
+        tokens: IntArray,
+        rows: IntArray,
+        logits: FloatArray,
+    ) -> onnxruntime.IOBinding:
+        binding = session.io_binding()
+        inputs: dict[str, npt.NDArray[Any]] = {
+            "tokens": tokens, "rows": rows, "last": self._last, "total": self._total
+        }  # fmt: skip
+        for name, array in inputs.items():
+            _bind(binding.bind_input, name, array)
+        _bind(binding.bind_output, "logits", logits)
+        for name, array in self._caches.items():
+            _bind(binding.bind_input, f"past.{name}", array)
+            _bind(binding.bind_output, f"present.{name}", array)
+        return binding
+
+    def _run(self, session: onnxruntime.InferenceSession, binding: onnxruntime.IOBinding) -> None:
+        try:
+            session.run_with_iobinding(binding)
+        except Exception as error:  # its exceptions have no base but this
+            raise DeviceError(
+                "ONNX Runtime failed in a step",
+                str(error).strip(),
+                "If memory is short, load with a smaller context; else report it",
+            ) from error
+
+
+def _bind(bind: Any, name: str, array: npt.NDArray[Any]) -> None:
+    """By address: the array must outlive the binding."""
+    bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+
+def _allocate(caches: tuple[Cache, ...], capacity: int) -> dict[str, npt.NDArray[np.float32]]:
+    """Zeros, which the system gives page by page as tokens come."""
+    try:
+        return {
+            cache.name: np.zeros((1, cache.heads, capacity, cache.size), np.float32)
+            for cache in caches
+        }
+    except MemoryError as error:
+        needed = sum(4 * cache.heads * capacity * cache.size for cache in caches)
+        raise ResourceError(
+            f"There is no memory for a context of {capacity} tokens",
+            f"Its caches need {needed:,} bytes",
+            "Load with a smaller context",
+        ) from error

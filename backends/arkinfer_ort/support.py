@@ -1,0 +1,128 @@
+"""What ONNX Runtime runs fast, as data, and the answer for one node. Knows no ONNX.
+
+The numbers were measured with ONNX Runtime 1.32 on x86-64 with AVX512-VNNI: one row times
+[4096, 1024] on two threads takes 40 … 100 µs on a fast path, and 1 … 16 ms on a slow one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from arkinfer import ir
+from arkinfer.backend import Support
+from arkinfer.ir import QuantizedType, TensorType
+from arkinfer.packing import Scheme
+from arkinfer.targets import Target
+from arkinfer_ort.attention import NoMatch, match_attention
+
+BASE_VERSION = "1.23"
+"""The oldest ONNX Runtime that is tested."""
+
+BIT_VERSIONS = {2: "1.24", 4: BASE_VERSION, 8: BASE_VERSION}
+"""Bits per weight that MatMulNBits takes -> the first ONNX Runtime that does."""
+
+BLOCKS = (128, 64, 32, 16)
+"""Block sizes in order of preference. Larger groups are cut: two bits are slow above 128, and
+activations are quantized by block, so that short blocks are the more accurate ones."""
+
+SLOW_BLOCKS = {(2, 16)}
+"""(bits, block) that have no kernel of their own: each call widens the matrix, 16 ms."""
+
+MEASURED = ("x86_64", "AMD64")
+"""Architectures that the tables were measured on."""
+
+FLOATS = ("f32", "f16", "bf16")
+
+
+def block_size(scheme: Scheme, columns: int) -> int | None:
+    """The largest block that divides the scheme's groups; None: there is none."""
+    size = scheme.group_size(columns)
+    return next((block for block in BLOCKS if size % block == 0), None)
+
+
+def needed_version(kinds: list[QuantizedType]) -> str:
+    """The first ONNX Runtime that takes all of them."""
+    versions = [BASE_VERSION, *(BIT_VERSIONS[kind.scheme.bits] for kind in kinds)]
+    return max(versions, key=lambda v: tuple(int(part) for part in v.split(".")))
+
+
+def supports(node: ir.Node, target: Target) -> Support:
+    """How ONNX Runtime runs a node on the target."""
+    rule = _RULES.get(node.op)
+    if rule is None:
+        return Support.no(f"the ONNX Runtime backend has no kernel for {node.op}")
+    return rule(node, target)
+
+
+def _quantized(node: ir.Node, target: Target) -> Support:
+    kind = node.weights[0].type if node.weights else None
+    if not isinstance(kind, QuantizedType):
+        return Support.no("its matrix is not a weight of the model")
+    scheme, columns = kind.scheme, kind.shape[1]
+    if scheme.bits not in BIT_VERSIONS:
+        known = ", ".join(str(bits) for bits in BIT_VERSIONS)
+        return Support.no(f"ONNX Runtime multiplies by {known} bits, not {scheme.bits}")
+    if scheme.offset == "min":
+        return Support.no("float minima take 8 ms where integer zero points take 40 µs")
+    if scheme.act_order and node.op == "quant.embedding":
+        return Support.no("a table cannot have its columns in another order")
+    block = block_size(scheme, columns)
+    if block is None:
+        size = scheme.group_size(columns)
+        return Support.no(f"groups of {size} cannot be cut into blocks of 16, 32, 64 or 128")
+    if node.op == "quant.linear" and (scheme.bits, block) in SLOW_BLOCKS:
+        return Support.slow(f"{scheme.bits} bits in blocks of {block} are widened at every use")
+    if target.arch not in MEASURED and scheme.bits == 2:
+        return Support.slow(f"2-bit kernels were not measured on {target.arch}")
+    return Support.fast()
+
+
+def _dense(node: ir.Node, target: Target) -> Support:
+    kind = node.weights[0].type if node.weights else None
+    if not isinstance(kind, TensorType) or kind.dtype not in FLOATS:
+        return Support.no("its weight is not a float tensor of the model")
+    return Support.fast()
+
+
+def _rows(node: ir.Node, target: Target) -> Support:
+    """Elementwise and normalization: [T, width] only."""
+    if len(node.values[0].tensor.shape) != 2:
+        return Support.no(f"it works on {node.values[0].type}, not on rows")
+    return _dense(node, target) if node.op == "nn.rms_norm" else Support.fast()
+
+
+def _add(node: ir.Node, target: Target) -> Support:
+    if node.attributes.get("scale", 1.0) != 1.0:
+        return Support.slow("its scale costs a pass of its own; rescale-residual avoids it")
+    return _rows(node, target)
+
+
+def _attention(node: ir.Node, target: Target) -> Support:
+    try:
+        match_attention(node)
+    except NoMatch as reason:
+        return Support.no(f"it {reason}")
+    return Support.fast()
+
+
+def _absorbed(node: ir.Node, target: Target) -> Support:
+    """Part of an attention; `compile` refuses one that no attention uses."""
+    return Support.fast()
+
+
+_RULES: dict[str, Callable[[ir.Node, Target], Support]] = {
+    "attn.dense": _attention,
+    "cache.append": _absorbed,
+    "nn.add": _add,
+    "nn.embedding": _dense,
+    "nn.linear": _dense,
+    "nn.rms_norm": _rows,
+    "nn.rope": _absorbed,
+    "nn.silu_mul": _rows,
+    "quant.embedding": _quantized,
+    "quant.linear": _quantized,
+    "tensor.arange": _absorbed,
+    "tensor.reshape": _absorbed,
+    "tensor.slice": _absorbed,
+    "tensor.take": _absorbed,
+}
