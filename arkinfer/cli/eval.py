@@ -107,13 +107,10 @@ def evaluate(
                 progress=lambda done, _, before=before: progress(before + done, total),
             )  # fmt: skip
             before += len(ids)
-            size = (
-                len(text.encode()) if limit is None else len(engine.tokenizer.decode(ids).encode())
-            )
-            rows.append(
-                {"path": "", "bytes": size, "tokens": score.tokens, "nll": score.nll,
-                 "perplexity": score.perplexity, "windows": score.windows}
-            )  # fmt: skip
+            scored = text if limit is None else engine.tokenizer.decode(ids)
+            row: dict[str, Any] = {"path": "", "bytes": len(scored.encode())}
+            row |= {"tokens": score.tokens, "windows": score.windows}
+            rows.append({**row, "nll": score.nll, "perplexity": score.perplexity})
     finally:
         progress.end()
     return {
@@ -127,15 +124,13 @@ def evaluate(
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    from arkinfer.runtime.perplexity import perplexity
+
     nll, tokens, size = (sum(row[key] for row in rows) for key in ("nll", "tokens", "bytes"))
-    try:
-        perplexity = math.exp(nll / tokens)
-    except OverflowError:
-        perplexity = math.inf
     return {
-        "perplexity": perplexity,
+        "perplexity": perplexity(nll, tokens),
         "nll_per_token": nll / tokens,
-        "bits_per_byte": nll / math.log(2) / size,
+        "bits_per_byte": nll / math.log(2) / max(size, 1),
         "tokens": tokens,
         "bytes": size,
     }

@@ -49,11 +49,15 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """exp(nll / tokens); infinity where that is beyond float64."""
-        try:
-            return math.exp(self.nll / self.tokens)
-        except OverflowError:
-            return math.inf
+        return perplexity(self.nll, self.tokens)
+
+
+def perplexity(nll: float, tokens: int) -> float:
+    """exp(nll / tokens); infinity where that is beyond float64."""
+    try:
+        return math.exp(nll / tokens)
+    except OverflowError:
+        return math.inf
 
 
 def windows(length: int, window: int, stride: int) -> list[Window]:
@@ -90,8 +94,9 @@ def score_text(
 ) -> Score:
     """Scores a text.
 
-    With a BOS, each window is read after one, and every token of the text is scored. Without,
-    the text's first token has nothing before it and is not scored.
+    With a BOS, each window is read after one, and every token of the text is scored. Without, a
+    token with nothing before it in its window is not scored: the text's first one, and where the
+    stride is the window, each window's.
 
     Args:
         executable: what predicts.
@@ -112,6 +117,12 @@ def score_text(
             f"The context holds {executable.max_context} tokens"
             + (", one of them the BOS" if lead else ""),
             f"Give a window of at most {room} tokens",
+        )
+    if window + len(lead) < 2:
+        raise UsageError(
+            "Windows of 1 token score nothing",
+            "There is no BOS, so that the first token of a window has nothing before it",
+            "Give a window of at least 2 tokens",
         )
     if len(tokens) + len(lead) < 2:
         raise UsageError("The text has too few tokens to score", fix="Give a longer text")

@@ -75,7 +75,7 @@ class SamplingParams:
 
         return SamplingParams(
             temperature=temperature,
-            top_k=value("top_k", 0),
+            top_k=max(value("top_k", 0), 0),  # some files say -1 for off
             top_p=value("top_p", 1.0),
             min_p=value("min_p", 0.0),
             repetition_penalty=value("repetition_penalty", 1.0),

@@ -65,8 +65,8 @@ def generation_facts(generation: Mapping[str, Any]) -> GenerationFacts:
     except UsageError as error:
         raise CheckpointError(
             f"generation_config.json is not valid: {error.what}",
-            error.why,
-            error.fix or "Correct generation_config.json",
+            error.why or error.fix,
+            "Correct generation_config.json",
         ) from error
     facts: GenerationFacts = {}
     if "temperature" in generation or "do_sample" in generation:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -105,7 +106,7 @@ def test_stop_strings_do_not_depend_on_the_cuts(
     edges = sorted({0, *cuts, len(text)})
     given_out = ""
     expected, stops = naive_stop(text, strings)
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         given_out += stop.push(text[start:end])
         assert expected.startswith(given_out)
     assert given_out + stop.finish() == expected

@@ -70,8 +70,18 @@ def test_guarding_changes_nothing_where_no_special_token_is_spelled(family: str)
     tokenizer = TOKENIZERS[family]
     assert tokenizer.guard("a < b | c") == "a < b | c"
     assert tokenizer.guard(f"a{GUARD}b") == "ab"
-    text = "<|im_start|>user\nplain<|im_end|>\n"
-    assert tokenizer.encode(text, guarded=True) == tokenizer.encode(text)
+
+
+@family
+@given(parts=st.lists(st.sampled_from([*SPECIAL, "<", " hi", "é🙂", "\n", "user\nWhy  not? "])))
+def test_the_text_around_what_was_guarded_is_encoded_as_ever(family: str, parts: list[str]) -> None:
+    """A guarded token at the very end sends all of the text through the guarded way."""
+    tokenizer = TOKENIZERS[family]
+    text = "".join(parts) + "<|im_end|>"
+    ids = tokenizer.encode(text + tokenizer.guard("</s>"), guarded=True)
+    plain = tokenizer.encode(text)
+    assert ids[: len(plain)] == plain
+    assert tokenizer.decode(ids[len(plain) :]).strip() == "</s>"
 
 
 @family

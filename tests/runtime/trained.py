@@ -85,9 +85,7 @@ def _with_bytes(source: str) -> str:
     vocab = raw["model"]["vocab"]
     # The emoji and the Greek are left to the bytes.
     gone = {t for t in vocab if any(c >= "\u0370" and c not in "▁你好，世界。" for c in t)}
-    raw["model"]["merges"] = [
-        m for m in raw["model"]["merges"] if not {*m, "".join(m)} & gone
-    ]
+    raw["model"]["merges"] = [m for m in raw["model"]["merges"] if not {*m, "".join(m)} & gone]
     kept = [t for t in vocab if t not in gone]
     names = kept + [f"<0x{byte:02X}>" for byte in range(256)]
     raw["model"]["vocab"] = {name: i for i, name in enumerate(names)}
