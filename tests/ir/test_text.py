@@ -156,8 +156,8 @@ CHANGES: dict[str, Callable[[ir.Module], object]] = {
     "function name": lambda m: m.functions.update(tail=m.functions.pop("head")),
     "location": lambda m: setattr(m.functions["step"].nodes[0], "loc", "elsewhere"),
     "node attribute": lambda m: m.functions["step"].nodes[1].attributes.update(eps=1e-5),
-    "operand": lambda m: m.functions["step"].nodes[1].operands.__setitem__(
-        0, m.functions["step"].inputs[2]
+    "operand": lambda m: (
+        m.functions["step"].nodes[1].operands.__setitem__(0, m.functions["step"].inputs[2])
     ),
     "order": lambda m: m.functions["step"].nodes.insert(0, m.functions["step"].nodes.pop(3)),
     "input name": lambda m: setattr(m.functions["step"].inputs[0], "name", "ids"),
@@ -182,9 +182,7 @@ def test_remarks_and_names_of_results_do_not_count() -> None:
     node.result.name = "embedded"
     module.remark("fuse-rope", node, "no rotation follows")
     assert module == ir.parse_module(TEXT)
-    assert str(module.remarks[0]) == (
-        "fuse-rope: nn.embedding at model.embed: no rotation follows"
-    )
+    assert str(module.remarks[0]) == ("fuse-rope: nn.embedding at model.embed: no rotation follows")
 
 
 GOOD = "module\nweight @w : f32[2]\nfunc @f(%x: f32[2]) {\n"

@@ -270,9 +270,17 @@ class Reshape(Op):
 
 
 def _elements(shape: Shape) -> tuple[int, tuple[str, ...]]:
-    """A product in normal form: integer factor, sorted symbolic factors."""
-    constant = math.prod(d for d in shape if isinstance(d, int))
-    return constant, tuple(sorted(str(d) for d in shape if isinstance(d, Sym)))
+    """A product in normal form: integer factor, sorted symbolic factors without a common one."""
+    constant = 1
+    factors: list[str] = []
+    for d in shape:
+        if isinstance(d, int):
+            constant *= d
+            continue
+        common = math.gcd(d.constant, *(factor for _, factor in d.terms))
+        constant *= common
+        factors.append(str(Sym(tuple((n, f // common) for n, f in d.terms), d.constant // common)))
+    return constant, tuple(sorted(factors))
 
 
 class Transpose(Op):
