@@ -167,7 +167,7 @@ class Training:
         began, tokens = time.time(), self.progress.tokens
         while self.progress.share() < 1.0:
             p = self.progress
-            budget = self.arguments.batch_tokens * (1 if p.reached < 0.4 else 2)
+            budget = self.arguments.batch_tokens * (1 if p.reached < 0.7 else 2)
             rows, length = sample_shape(self.arguments.seed, p.step, p.reached, budget)
             loss, norm = self.step(self.mixture.batch(p.step, p.reached, rows, length))
             window.append((length, loss))
