@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from arkinfer.runtime.benchmark import Measurement
 
 _LENGTHS, _DEPTHS = (128, 512), (0, 1024)  # the defaults, as far as they fit
+_QUICK = 128  # the one length of --quick
 
 
 def bench(
@@ -26,8 +27,13 @@ def bench(
         str | None, typer.Option(help="Cache depths to decode at; default: 0,1024.")
     ] = None,
     tokens: Annotated[int, typer.Option(help="Tokens to decode at each depth.")] = 32,
-    rounds: Annotated[int, typer.Option(help="Rounds that count; one more warms up.")] = 5,
+    rounds: Annotated[
+        int | None, typer.Option(help="Rounds that count, 5; one more warms up.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the random prompt.")] = 0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help=f"One length ({_QUICK}), depth 0, 3 rounds.")
+    ] = False,
     threads: Threads = None,
     backend: Backend = None,
     json: Json = False,
@@ -43,6 +49,7 @@ def bench(
     from arkinfer.runtime.benchmark import cases, measure
     from arkinfer.runtime.engine import load
 
+    rounds = rounds if rounds is not None else 3 if quick else 5
     process = psutil.Process()
     before = process.memory_info().rss
     start = time.perf_counter()
@@ -53,8 +60,8 @@ def bench(
         memory = {"before": before, "loaded": process.memory_info().rss}
         most = engine.context
         wanted = cases(
-            _numbers("--lengths", lengths) or [n for n in _LENGTHS if n <= most],
-            _numbers("--depths", depths) or [n for n in _DEPTHS if n + tokens <= most],
+            _numbers("--lengths", lengths) or _fitting((_QUICK,) if quick else _LENGTHS, most),
+            _numbers("--depths", depths) or _fitting((0,) if quick else _DEPTHS, most - tokens),
             tokens,
             most,
         )
@@ -106,6 +113,11 @@ def _numbers(option: str, text: str | None) -> list[int]:
         raise UsageError(
             f'{option} cannot be "{text}"', "", "Give whole numbers with commas: 128,512"
         ) from None
+
+
+def _fitting(numbers: tuple[int, ...], most: int) -> list[int]:
+    """Those of the default numbers that the context holds; at least the smallest, cut to it."""
+    return [n for n in numbers if n <= most] or [max(0, min(numbers[0], most))]
 
 
 def _peak(now: int) -> int:

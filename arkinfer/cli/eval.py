@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from arkinfer.cli.options import Backend, Json, Model, Threads
+from arkinfer.cli.options import Backend, Json, Models, Threads
 from arkinfer.cli.progress import Progress, announced
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ RULE = (
 
 
 def eval(
-    file: Model,
+    files: Models,
     text: Annotated[
         list[Path], typer.Option("--text", help="A text file (UTF-8); may be given again.")
     ],
@@ -41,9 +41,9 @@ def eval(
     backend: Backend = None,
     json: Json = False,
 ) -> None:
-    """Print the perplexity of an .ark file on texts: lower is better.
+    """Print the perplexity of .ark files on texts: lower is better.
 
-    Example: arkinfer eval model.ark --text held-out.txt
+    Example: arkinfer eval model-int4.ark model-fp32.ark --text held-out.txt
     """
     from arkinfer.errors import UsageError
 
@@ -52,19 +52,21 @@ def eval(
     texts = [_read(path) for path in text]
     from arkinfer.runtime.engine import load
 
-    with announced(f"Loading {file}"):
-        engine = load(file, backend=backend, threads=threads)
-    with engine:
-        facts = evaluate(engine, texts, window=window, stride=stride, limit=limit)
-    for row, path in zip(facts["texts"], text, strict=True):
-        row["path"] = str(path)
-    facts = {"path": file, "backend": engine.backend, **facts}
+    models: list[dict[str, Any]] = []
+    for file in files:
+        with announced(f"Loading {file}"):
+            engine = load(file, backend=backend, threads=threads)
+        with engine:
+            facts = evaluate(engine, texts, window=window, stride=stride, limit=limit)
+        for row, path in zip(facts["texts"], text, strict=True):
+            row["path"] = str(path)
+        models.append({"path": file, "backend": engine.backend, **facts})
     if json:
         from json import dumps
 
-        print(dumps(facts, indent=2))
+        print(dumps({"models": models}, indent=2))
         return
-    _print(facts)
+    _print(models)
 
 
 def evaluate(
@@ -108,29 +110,27 @@ def evaluate(
             )  # fmt: skip
             before += len(ids)
             scored = text if limit is None else engine.tokenizer.decode(ids)
-            row: dict[str, Any] = {"path": "", "bytes": len(scored.encode())}
-            row |= {"tokens": score.tokens, "windows": score.windows}
-            rows.append({**row, "nll": score.nll, "perplexity": score.perplexity})
+            rows.append(_row(score.nll, score.tokens, len(scored.encode())))
     finally:
         progress.end()
+    nll, count, size = (sum(row[key] for row in rows) for key in ("nll", "tokens", "bytes"))
     return {
-        **_summary(rows),
+        **_row(nll, count, size),
         "window": window,
         "stride": stride,
         "bos": bos,
         "rule": RULE.format(bos=" and the BOS" if bos is not None else "; there is no BOS"),
-        "texts": rows,
+        "texts": [{"path": "", **row} for row in rows],
     }
 
 
-def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _row(nll: float, tokens: int, size: int) -> dict[str, Any]:
     from arkinfer.runtime.perplexity import perplexity
 
-    nll, tokens, size = (sum(row[key] for row in rows) for key in ("nll", "tokens", "bytes"))
     return {
         "perplexity": perplexity(nll, tokens),
-        "nll_per_token": nll / tokens,
         "bits_per_byte": nll / math.log(2) / max(size, 1),
+        "nll": nll,
         "tokens": tokens,
         "bytes": size,
     }
@@ -160,17 +160,21 @@ def _read(path: Path) -> str:
     return text
 
 
-def _print(facts: dict[str, Any]) -> None:
+def _print(models: list[dict[str, Any]]) -> None:
     from arkinfer.cli.table import print_table
 
-    print(f"perplexity   {facts['perplexity']:.4f} per token, "
-          f"{facts['bits_per_byte']:.4f} bits per byte")  # fmt: skip
-    print(f"scored       {facts['tokens']:,} tokens, {facts['bytes']:,} bytes")
-    print(f"window       {facts['window']:,} tokens, stride {facts['stride']:,}")
-    print(f"rule         {facts['rule']}")
-    if len(facts["texts"]) > 1:
-        rows = [
-            (row["path"], f"{row['tokens']:,}", f"{row['perplexity']:.4f}")
-            for row in facts["texts"]
-        ]
-        print_table(("text", "tokens", "perplexity"), rows, left=1)
+    first = models[0]
+    print(f"window  {first['window']:,} tokens, stride {first['stride']:,}")
+    print(f"rule    {first['rule']}")
+    rows = [
+        (
+            model["path"],
+            row["path"],
+            f"{row['tokens']:,}",
+            f"{row['perplexity']:.4f}",
+            f"{row['bits_per_byte']:.4f}",
+        )
+        for model in models
+        for row in (*model["texts"], *([{**model, "path": "all"}] if model["texts"][1:] else ()))
+    ]
+    print_table(("model", "text", "tokens", "perplexity", "bits per byte"), rows)

@@ -9,6 +9,10 @@ import typer
 Model: TypeAlias = Annotated[
     str, typer.Argument(metavar="FILE", help="The .ark file, or demo.", show_default=False)
 ]
+Models: TypeAlias = Annotated[
+    list[str],
+    typer.Argument(metavar="FILE...", help=".ark files, or demo.", show_default=False),
+]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON with stable keys.")]
 Threads: TypeAlias = Annotated[
     int | None, typer.Option(help="Worker threads; default: what suits this machine.")
