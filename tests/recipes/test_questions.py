@@ -56,7 +56,7 @@ def test_held_out_phrasings_are_never_drawn(
         phrasings = questions.PHRASINGS[fact.kind][-questions.HELD_OUT_PHRASINGS :]
         hidden = {questions.ask(fact, p, quoted) for p in phrasings for quoted in (True, False)}
         drawn = {questions.training_question(fact, rng) for _ in range(300)}
-        assert len(drawn) > 5
+        assert len(drawn) >= 5
         assert not hidden & drawn
 
 
