@@ -1,0 +1,110 @@
+"""Lowers a module to a program and a library of compiled kernels: the host half.
+
+Weights stay as they are in the file; the executor maps them. Knows no pass and no checkpoint.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+from arkinfer import ir
+from arkinfer.backend.contract import SectionWriter, Support
+from arkinfer.errors import DeviceError, UnsupportedError
+from arkinfer.targets import Target
+from arkinfer_tvm.cpu import LEVELS, Level, best_level, cpu_flags
+from arkinfer_tvm.program import INTERFACE
+from arkinfer_tvm.support import supports
+
+LIBRARY, PROGRAM = "libkernels.so", "program.json"
+
+
+class TvmCompiler:
+    """The backend "tvm"; see `arkinfer.backend.contract.Compiler`."""
+
+    name = "tvm"
+    legalizations: tuple[str, ...] = ()
+
+    def supports(self, node: ir.Node, target: Target) -> Support:
+        return supports(node, target)
+
+    def compile(self, module: ir.Module, target: Target, out: SectionWriter) -> None:
+        """Writes the library, the program and what the executor checks before it runs them."""
+        try:  # imported here, because supports() does without the compiler wheel
+            from arkinfer_tvm.build import build_library
+            from arkinfer_tvm.lower import KernelTable, Lowering
+        except ImportError as error:
+            raise _missing(error) from error
+        function = module.functions["step"]
+        symbols = _check(module, function, target)
+        chunk = _integer(module, "chunk")
+        limits = {symbols["tokens"]: chunk, symbols["rows"]: chunk}
+        table = KernelTable()
+        program = Lowering(function, limits, out.store, out.weight, table).program()
+        level = level_for(target)
+        library = build_library(table.names, target.arch, level)
+        config: dict[str, Any] = {
+            "interface": INTERFACE,
+            "library": out.file(LIBRARY, library),
+            "program": out.file(PROGRAM, program.to_json()),
+            "platform": f"linux-{target.arch}",
+            "isa": level.name,
+            "cpu_flags": list(level.flags),
+            "symbols": symbols,
+            "vocab_size": _integer(module, "vocab_size"),
+            "context": _integer(module, "context"),
+            "chunk": chunk,
+        }
+        out.configure(config, {})
+
+
+def _missing(error: ImportError) -> DeviceError:
+    return DeviceError(
+        'The compiler of the backend "tvm" cannot run here',
+        f'The Python package "{(error.name or "tvm").partition(".")[0]}" is missing',
+        'Install it: pip install "arkinfer[build]"',
+    )
+
+
+def level_for(target: Target) -> Level:
+    """The instruction set for a target: this machine's, one that it names, or the baseline."""
+    levels = LEVELS[target.arch]
+    if target.isa == ("host",):
+        host = target.arch == platform.machine()
+        return best_level(target.arch, cpu_flags()) if host else levels[0]
+    named = [level for level in levels if level.name in target.isa]
+    return named[-1] if named else levels[0]
+
+
+def _check(module: ir.Module, function: ir.Function, target: Target) -> dict[str, str]:
+    """The symbols that count tokens, rows and cached tokens, by those names.
+
+    Raises:
+        UnsupportedError: a node has no kernel, or the step has another interface.
+    """
+    for node in function.nodes:
+        support = supports(node, target)
+        if support.level == "no":
+            raise UnsupportedError(
+                f"The backend tvm cannot run {node.op} at {node.loc or 'an unnamed place'}",
+                support.reason,
+                "Build with another backend: --backend onnxruntime",
+            )
+    plain = [value for value in function.inputs if not isinstance(value.type, ir.CacheType)]
+    caches = [value for value in function.inputs if isinstance(value.type, ir.CacheType)]
+    names = [value.name for value in plain]
+    outputs = ["logits", *(value.name for value in caches)]
+    if sorted(names) != ["rows", "tokens"] or function.output_names != outputs or not caches:
+        raise UnsupportedError(
+            "The backend tvm cannot run this step",
+            f"It takes {', '.join(names)} and gives {', '.join(function.output_names)}; the step "
+            "of a model takes tokens, rows and caches, and gives logits and the same caches",
+        )
+    counted = {**{value.name: value for value in plain}, "cached": caches[0]}
+    return {name: str(value.type.shape[0]) for name, value in counted.items()}
+
+
+def _integer(module: ir.Module, name: str) -> int:
+    value = module.attributes[name]
+    assert isinstance(value, int)
+    return value

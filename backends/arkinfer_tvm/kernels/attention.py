@@ -1,0 +1,143 @@
+"""Kernels of the key-value cache: append, and attention over it.
+
+A cache is float32 [capacity, kv heads, head size], one token after the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import ClassVar
+
+from tvm.script.ir_builder import tirx as build
+
+from arkinfer_tvm.kernels.common import (
+    Buffer,
+    Expr,
+    Kernel,
+    Strided,
+    accumulator,
+    bind,
+    constant,
+    each_row,
+    exponential,
+    horizontal_max,
+    horizontal_sum,
+    i64,
+    lanes_of,
+    load,
+    loop,
+    parallel,
+    spread,
+    store,
+)
+
+BLOCK = 16
+"""Tokens whose scores are turned into weights at a time."""
+_MASKED = -1e30
+
+
+@dataclass(frozen=True)
+class Append(Kernel):
+    """cache[start + t] = rows[t]."""
+
+    family: ClassVar[str] = "append"
+    rows: Strided
+
+    def parameters(self) -> dict[str, str]:
+        return {"rows": "float32", "cache": "float32", "start": "int64", "count": "int64"}
+
+    def emit(self, p: SimpleNamespace) -> None:
+        width, lanes = self.rows.width, self.rows.lanes
+        start = bind(load(p.start, 0))
+
+        def row(t: Expr) -> None:
+            with loop(width // lanes) as i:
+                at = bind(i * i64(lanes))
+                value = load(p.rows, self.rows.at(t, at), lanes)
+                store(p.cache, (start + t) * i64(width) + at, value, lanes)
+
+        each_row(load(p.count, 0), row)
+
+
+@dataclass(frozen=True)
+class Attention(Kernel):
+    """Causal softmax attention of the last `count` of `length` tokens, one (token, head) at a time.
+
+    Softmax in one pass with a running maximum. Source: Milakov and Gimelshein 2018, algorithm 3.
+    """
+
+    family: ClassVar[str] = "attention"
+    q: Strided
+    heads: int
+    kv_heads: int
+    size: int
+    scale: float
+
+    def parameters(self) -> dict[str, str]:
+        return {
+            "q": "float32",
+            "k": "float32",
+            "v": "float32",
+            "out": "float32",
+            "length": "int64",
+            "count": "int64",
+        }
+
+    def emit(self, p: SimpleNamespace) -> None:
+        count, length = bind(load(p.count, 0)), bind(load(p.length, 0))
+        heads = i64(self.heads)
+        with parallel(count * heads) as item:
+            t, head = bind(item // heads), bind(item % heads)
+            kv_head = bind(head // i64(self.heads // self.kv_heads))
+            seen = bind(length - count + t + i64(1))
+            self._attend(p, t, head, kv_head, seen)
+
+    @property
+    def _lanes(self) -> int:
+        return lanes_of(self.size, self.q.stride, self.q.offset)
+
+    def _cached(self, token: Expr, kv_head: Expr, column: int) -> Expr:
+        return (token * i64(self.kv_heads) + kv_head) * i64(self.size) + i64(column)
+
+    def _attend(self, p: SimpleNamespace, t: Expr, head: Expr, kv_head: Expr, seen: Expr) -> None:
+        lanes = self._lanes
+        columns = range(0, self.size, lanes)
+        query = [
+            bind(load(p.q, self.q.at(t, head * i64(self.size) + i64(c)), lanes)) for c in columns
+        ]
+        mixed = [accumulator(lanes) for _ in columns]
+        greatest, total = accumulator(1, _MASKED), accumulator(1)
+        with loop((seen + i64(BLOCK - 1)) // i64(BLOCK)) as block:
+            first = bind(block * i64(BLOCK))
+            inside = bind(build.min(seen - first, i64(BLOCK)))
+            weights = accumulator(BLOCK, _MASKED)
+            with loop(inside) as j:
+                at = self._cached(first + j, kv_head, 0)
+                score = query[0] * load(p.k, at, lanes)
+                for c, part in zip(columns[1:], query[1:], strict=True):
+                    score = score + part * load(p.k, at + i64(c), lanes)
+                store(weights, j, horizontal_sum(score, lanes) * constant(self.scale))
+            self._weigh(weights, greatest, total, mixed)
+            with loop(inside) as j:
+                weight = bind(load(weights, j))
+                for c, part in zip(columns, mixed, strict=True):
+                    value = load(p.v, self._cached(first + j, kv_head, c), lanes)
+                    store(part, 0, load(part, 0, lanes) + value * spread(weight, lanes), lanes)
+        out = bind((t * i64(self.heads) + head) * i64(self.size))
+        share = bind(constant(1.0) / load(total, 0))
+        for c, part in zip(columns, mixed, strict=True):
+            store(p.out, out + i64(c), load(part, 0, lanes) * spread(share, lanes), lanes)
+
+    def _weigh(self, weights: Buffer, greatest: Buffer, total: Buffer, mixed: list[Buffer]) -> None:
+        """Scores of a block become weights relative to the maximum so far; sums follow it."""
+        lanes = self._lanes
+        scores = bind(load(weights, 0, BLOCK))
+        maximum = bind(build.max(load(greatest, 0), horizontal_max(scores, BLOCK)))
+        fade = exponential(load(greatest, 0) - maximum)
+        fresh = exponential(scores - spread(maximum, BLOCK), BLOCK)
+        store(weights, 0, fresh, BLOCK)
+        store(total, 0, load(total, 0) * fade + horizontal_sum(fresh, BLOCK))
+        store(greatest, 0, maximum)
+        for part in mixed:
+            store(part, 0, load(part, 0, lanes) * spread(fade, lanes), lanes)

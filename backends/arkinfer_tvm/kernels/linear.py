@@ -1,0 +1,153 @@
+"""Kernels that multiply by a matrix: x W^T, with W dense or in packing's canonical form.
+
+Every output is computed by one thread in one order, so that the thread count cannot change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import ClassVar
+
+from arkinfer_tvm.kernels.common import (
+    Expr,
+    Kernel,
+    Strided,
+    accumulator,
+    bind,
+    each_row,
+    horizontal_sum,
+    i64,
+    load,
+    loop,
+    parallel,
+    store,
+    stored,
+    widen,
+)
+from arkinfer_tvm.kernels.quantized import Layout
+
+TILE = 8
+"""Rows of x that share one pass over a row of the matrix."""
+
+
+def _tiles(count: Expr, outputs: int, tile: Callable[[Expr, Expr, int], None]) -> None:
+    """tile(n, t, rows) for every output n and all rows of x, eight at a time, then one."""
+    full = bind(count // i64(TILE))
+    with parallel(outputs) as n:
+        with loop(full) as block:
+            tile(n, bind(block * i64(TILE)), TILE)
+        with loop(count - full * i64(TILE)) as rest:
+            tile(n, bind(full * i64(TILE) + rest), 1)
+
+
+@dataclass(frozen=True)
+class Linear(Kernel):
+    """out[t, n] = sum over k of x[t, k] * weight[n, k]."""
+
+    family: ClassVar[str] = "linear"
+    x: Strided
+    outputs: int
+    weight: str
+
+    def parameters(self) -> dict[str, str]:
+        return {
+            "x": "float32",
+            "weight": stored(self.weight),
+            "out": "float32",
+            "count": "int64",
+        }
+
+    def emit(self, p: SimpleNamespace) -> None:
+        width, lanes = self.x.width, self.x.lanes
+
+        def tile(n: Expr, t: Expr, rows: int) -> None:
+            sums = [accumulator(lanes) for _ in range(rows)]
+            with loop(width // lanes) as i:
+                at = bind(i * i64(lanes))
+                raw = load(p.weight, n * i64(width) + at, lanes)
+                weight = bind(widen(raw, self.weight, lanes))
+                for row, total in enumerate(sums):
+                    x = load(p.x, self.x.at(t + i64(row), at), lanes)
+                    store(total, 0, load(total, 0, lanes) + x * weight, lanes)
+            for row, total in enumerate(sums):
+                out = (t + i64(row)) * i64(self.outputs) + n
+                store(p.out, out, horizontal_sum(load(total, 0, lanes), lanes))
+
+        _tiles(bind(load(p.count, 0)), self.outputs, tile)
+
+
+@dataclass(frozen=True)
+class Arrange(Kernel):
+    """Copies x into the order in which `QuantLinear` meets the codes.
+
+    A vector of bytes holds `planes` codes in each: code `place` of byte `lane` belongs to input
+    lane * planes + place, so all inputs of one place are made neighbours. The codes stay as they
+    are in the file, and other backends may share them.
+    """
+
+    family: ClassVar[str] = "arrange"
+    x: Strided
+    planes: int
+    lanes: int
+    order: bool
+
+    def parameters(self) -> dict[str, str]:
+        order = {"order": "int32"} if self.order else {}
+        return {"x": "float32", **order, "out": "float32", "count": "int64"}
+
+    def emit(self, p: SimpleNamespace) -> None:
+        block = self.planes * self.lanes
+        layout = Layout(8 // self.planes, self.x.width, self.x.width, "none", "f32", self.order)
+
+        def row(t: Expr) -> None:
+            with loop(self.x.width // block) as i, loop(self.planes) as place:
+                with loop(self.lanes) as lane:
+                    k = bind(i * i64(block) + lane * i64(self.planes) + place)
+                    out = i * i64(block) + place * i64(self.lanes) + lane
+                    value = load(p.x, self.x.at(t, layout.column(p, k)))
+                    store(p.out, t * i64(self.x.width) + out, value)
+
+        each_row(load(p.count, 0), row)
+
+
+@dataclass(frozen=True)
+class QuantLinear(Kernel):
+    """out[t, n] = sum over k of x[t, k] * dequantize(weight)[n, k], x as `Arrange` leaves it."""
+
+    family: ClassVar[str] = "quant_linear"
+    layout: Layout
+    outputs: int
+
+    def parameters(self) -> dict[str, str]:
+        parts = {n: kind for n, kind in self.layout.parameters().items() if n != "order"}
+        return {"x": "float32", **parts, "out": "float32", "count": "int64"}
+
+    def emit(self, p: SimpleNamespace) -> None:
+        layout = self.layout
+        lanes, planes = layout.lanes, layout.planes
+
+        def tile(n: Expr, t: Expr, rows: int) -> None:
+            sums = [[accumulator(lanes) for _ in range(planes)] for _ in range(rows)]
+            with loop(layout.groups) as g:
+                terms = layout.terms(p, n, g)
+                codes = bind((n * i64(layout.groups) + g) * i64(layout.bytes))
+                with loop(layout.bytes // lanes) as i:
+                    packed = bind(load(p.codes, codes + i * i64(lanes), lanes))
+                    first = bind(g * i64(layout.group) + i * i64(lanes * planes))
+                    for place in range(planes):
+                        weight = layout.value(layout.plane(packed, place), terms, lanes)
+                        for row in range(rows):
+                            at = (t + i64(row)) * i64(layout.columns) + first
+                            x = load(p.x, at + i64(place * lanes), lanes)
+                            total = sums[row][place]
+                            store(total, 0, load(total, 0, lanes) + x * weight, lanes)
+            for row, parts in enumerate(sums):
+                whole = load(parts[0], 0, lanes)
+                for part in parts[1:]:
+                    whole = whole + load(part, 0, lanes)
+                out = (t + i64(row)) * i64(self.outputs) + n
+                store(p.out, out, horizontal_sum(whole, lanes))
+
+        _tiles(bind(load(p.count, 0)), self.outputs, tile)

@@ -1,0 +1,193 @@
+"""Kernels that treat every row alone: norm, rotation, activation, addition, selection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import ClassVar
+
+from tvm.script.ir_builder import tirx as build
+
+from arkinfer_tvm.kernels.common import (
+    Expr,
+    Kernel,
+    Strided,
+    accumulator,
+    bind,
+    constant,
+    each_row,
+    exponential,
+    horizontal_sum,
+    i64,
+    load,
+    loop,
+    spread,
+    store,
+    stored,
+    widen,
+)
+
+
+@dataclass(frozen=True)
+class RMSNorm(Kernel):
+    """out[t] = weight * x[t] / sqrt(mean(x[t]^2) + eps)."""
+
+    family: ClassVar[str] = "rms_norm"
+    x: Strided
+    weight: str
+    eps: float
+
+    def parameters(self) -> dict[str, str]:
+        return {
+            "x": "float32",
+            "weight": stored(self.weight),
+            "out": "float32",
+            "count": "int64",
+        }
+
+    def emit(self, p: SimpleNamespace) -> None:
+        width, lanes = self.x.width, self.x.lanes
+
+        def row(t: Expr) -> None:
+            squares = accumulator(lanes)
+            with loop(width // lanes) as i:
+                x = bind(load(p.x, self.x.at(t, i * i64(lanes)), lanes))
+                store(squares, 0, load(squares, 0, lanes) + x * x, lanes)
+            total = horizontal_sum(load(squares, 0, lanes), lanes)
+            mean = total / constant(float(width)) + constant(self.eps)
+            factor = bind(constant(1.0) / build.sqrt(mean))
+            with loop(width // lanes) as i:
+                at = bind(i * i64(lanes))
+                x = load(p.x, self.x.at(t, at), lanes) * spread(factor, lanes)
+                weight = widen(load(p.weight, at, lanes), self.weight, lanes)
+                store(p.out, t * i64(width) + at, x * weight, lanes)
+
+        each_row(load(p.count, 0), row)
+
+
+@dataclass(frozen=True)
+class Rope(Kernel):
+    """Turns the pairs (i, i + D/2) of every head by positions[t] * frequency[i]."""
+
+    family: ClassVar[str] = "rope"
+    x: Strided
+    heads: int
+    size: int
+    factor: float
+
+    def parameters(self) -> dict[str, str]:
+        return {
+            "x": "float32",
+            "positions": "int64",
+            "frequency": "float32",
+            "out": "float32",
+            "count": "int64",
+        }
+
+    def emit(self, p: SimpleNamespace) -> None:
+        half = self.size // 2
+
+        def row(t: Expr) -> None:
+            position = bind(build.cast(load(p.positions, t), "float32"))
+            with loop(half) as i:
+                angle = bind(position * load(p.frequency, i))
+                cos = bind(build.cos(angle) * constant(self.factor))
+                sin = bind(build.sin(angle) * constant(self.factor))
+                with loop(self.heads) as head:
+                    at = bind(head * i64(self.size) + i)
+                    a = bind(load(p.x, self.x.at(t, at)))
+                    b = bind(load(p.x, self.x.at(t, at + i64(half))))
+                    out = bind(t * i64(self.x.width) + at)
+                    store(p.out, out, a * cos - b * sin)
+                    store(p.out, out + i64(half), b * cos + a * sin)
+
+        each_row(load(p.count, 0), row)
+
+
+@dataclass(frozen=True)
+class SiluMul(Kernel):
+    """out = gate / (1 + exp(-gate)) * up."""
+
+    family: ClassVar[str] = "silu_mul"
+    gate: Strided
+    up: Strided
+
+    def parameters(self) -> dict[str, str]:
+        return {"gate": "float32", "up": "float32", "out": "float32", "count": "int64"}
+
+    def emit(self, p: SimpleNamespace) -> None:
+        lanes = min(self.gate.lanes, self.up.lanes)
+
+        def row(t: Expr) -> None:
+            with loop(self.gate.width // lanes) as i:
+                at = bind(i * i64(lanes))
+                gate = bind(load(p.gate, self.gate.at(t, at), lanes))
+                up = load(p.up, self.up.at(t, at), lanes)
+                below = constant(1.0, lanes) + exponential(constant(0.0, lanes) - gate, lanes)
+                store(p.out, t * i64(self.gate.width) + at, gate / below * up, lanes)
+
+        each_row(load(p.count, 0), row)
+
+
+@dataclass(frozen=True)
+class Add(Kernel):
+    """out = residual + scale * branch."""
+
+    family: ClassVar[str] = "add"
+    residual: Strided
+    branch: Strided
+    scale: float
+
+    def parameters(self) -> dict[str, str]:
+        return {"residual": "float32", "branch": "float32", "out": "float32", "count": "int64"}
+
+    def emit(self, p: SimpleNamespace) -> None:
+        lanes = min(self.residual.lanes, self.branch.lanes)
+
+        def row(t: Expr) -> None:
+            with loop(self.residual.width // lanes) as i:
+                at = bind(i * i64(lanes))
+                branch = load(p.branch, self.branch.at(t, at), lanes)
+                residual = load(p.residual, self.residual.at(t, at), lanes)
+                value = residual + branch * constant(self.scale, lanes)
+                store(p.out, t * i64(self.residual.width) + at, value, lanes)
+
+        each_row(load(p.count, 0), row)
+
+
+@dataclass(frozen=True)
+class Take(Kernel):
+    """out[r] = x[rows[r]]."""
+
+    family: ClassVar[str] = "take"
+    x: Strided
+
+    def parameters(self) -> dict[str, str]:
+        return {"x": "float32", "rows": "int64", "out": "float32", "count": "int64"}
+
+    def emit(self, p: SimpleNamespace) -> None:
+        width, lanes = self.x.width, self.x.lanes
+
+        def row(r: Expr) -> None:
+            source = bind(load(p.rows, r))
+            with loop(width // lanes) as i:
+                at = bind(i * i64(lanes))
+                value = load(p.x, self.x.at(source, at), lanes)
+                store(p.out, r * i64(width) + at, value, lanes)
+
+        each_row(load(p.count, 0), row)
+
+
+@dataclass(frozen=True)
+class Range(Kernel):
+    """out[t] = start + t."""
+
+    family: ClassVar[str] = "range"
+
+    def parameters(self) -> dict[str, str]:
+        return {"start": "int64", "out": "int64", "count": "int64"}
+
+    def emit(self, p: SimpleNamespace) -> None:
+        start = bind(load(p.start, 0))
+        with loop(load(p.count, 0)) as t:
+            store(p.out, t, start + t)

@@ -1,0 +1,228 @@
+"""Loads a compiled library and runs programs with it, through its C interface.
+
+Knows numpy and ctypes; no TVM, no IR and no artifact.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from arkinfer.errors import DeviceError, InternalError, ResourceError
+from arkinfer_tvm.program import Program
+
+ALIGNMENT = 64
+_POINTER = 4
+"""kTVMFFIOpaquePtr of tvm_ffi/c_api.h."""
+_ARGUMENT = np.dtype([("type", "<i4"), ("padding", "<u4"), ("value", "<u8")])
+_CALL = np.dtype([("kernel", "<u8"), ("first", "<i8"), ("count", "<i8")])
+
+Array = npt.NDArray[Any]
+
+
+def aligned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    """Memory for an array, on a boundary of 64 bytes; its content is undefined.
+
+    Raises:
+        ResourceError: there is not that much memory.
+    """
+    kind = np.dtype(dtype)
+    size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+    try:
+        raw = np.empty(size + ALIGNMENT, np.uint8)
+    except MemoryError:
+        raise ResourceError(
+            f"There is no memory for {size:,} bytes",
+            "The system refused them",
+            "Ask for a smaller context, or end other programs",
+        ) from None
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(kind).reshape(shape)
+
+
+def pointer(array: Array) -> int:
+    """Where an array starts (0 for an empty one); kernels are given no other kind of memory."""
+    if array.size == 0:
+        return 0
+    address = array.ctypes.data
+    if address % ALIGNMENT or not array.flags.c_contiguous:
+        raise InternalError("a kernel was given memory that is not aligned and contiguous")
+    return address
+
+
+class Library:
+    """A library's functions and its pool of threads.
+
+    The code is written to a new folder that nobody else may enter, loaded, and removed at once:
+    no other process can exchange it, and nothing stays behind. Loaded code is never unmapped.
+
+    Args:
+        code: the shared library.
+        name: a file name for it, as profilers will show it.
+        threads: the most to use; the system may give fewer.
+
+    Raises:
+        DeviceError: this system cannot load it; says why.
+        ResourceError: there is no room for the file or the threads.
+    """
+
+    def __init__(self, code: bytes, name: str, threads: int) -> None:
+        self._functions = _load(code, name)
+        self._functions.ark_open.restype = ctypes.c_void_p
+        self._functions.ark_open.argtypes = [ctypes.c_int]
+        self._functions.ark_threads.argtypes = [ctypes.c_void_p]
+        self._functions.ark_close.argtypes = [ctypes.c_void_p]
+        self._functions.ark_close.restype = None
+        self._functions.ark_message.restype = ctypes.c_char_p
+        run = self._functions.ark_run
+        run.restype = ctypes.c_int64
+        run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
+        self._run = run
+        self._pool: int | None = self._functions.ark_open(threads)
+        if self._pool is None:
+            raise ResourceError("There is no memory for a pool of threads")
+        self.threads: int = self._functions.ark_threads(self._pool)
+
+    def kernel(self, name: str) -> int:
+        """The address of a kernel."""
+        found = ctypes.cast(getattr(self._functions, f"__tvm_ffi_{name}"), ctypes.c_void_p)
+        return found.value or 0
+
+    def run(self, calls: Array, arguments: Array) -> int:
+        """Runs calls in order, without the interpreter's lock; 0, or 1 + the one that failed."""
+        if self._pool is None:
+            raise InternalError("the library is closed")
+        return self._run(self._pool, calls.ctypes.data, len(calls), arguments.ctypes.data)
+
+    def message(self) -> str:
+        """Why the last run on this thread failed."""
+        return self._functions.ark_message().decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Ends the threads; may be called again."""
+        if self._pool is not None:
+            self._functions.ark_close(self._pool)
+            self._pool = None
+
+
+class Bound:
+    """A program whose scratch memory and weights are in place, to be run with any caches.
+
+    One run at a time: runs share the scratch memory.
+    """
+
+    def __init__(self, program: Program, library: Library, weights: Mapping[str, Array]) -> None:
+        self.program = program
+        self._library = library
+        self._weights = dict(weights)  # keeps them mapped
+        self._scratch = aligned((program.scratch,), np.uint8)
+        self._dims = aligned((len(program.dims), ALIGNMENT // 8), np.int64)
+        used = [index for _, arguments in program.calls for index in arguments]
+        self._template = np.zeros(len(used), _ARGUMENT)
+        self._template["type"] = _POINTER
+        self._places: dict[int | str, list[int]] = {}
+        addresses = [self._address(operand.kind, operand.key) for operand in program.operands]
+        for place, index in enumerate(used):
+            self._template["value"][place] = addresses[index]
+            operand = program.operands[index]
+            if operand.kind in ("cache", "port"):
+                self._places.setdefault(operand.key, []).append(place)
+        self._calls = np.zeros(len(program.calls), _CALL)
+        kernels = {name: library.kernel(name) for name, _ in program.calls}
+        first = 0
+        for row, (name, arguments) in zip(self._calls, program.calls, strict=True):
+            row["kernel"], row["first"], row["count"] = kernels[name], first, len(arguments)
+            first += len(arguments)
+
+    def _address(self, kind: str, key: int | str) -> int:
+        """0 for what is known first when a step begins."""
+        if kind == "dim":
+            return pointer(self._dims[int(key)])
+        if kind == "scratch":
+            return pointer(self._scratch) + int(key)
+        return pointer(self._weights[str(key)]) if kind == "weight" else 0
+
+    def arguments(self, caches: Sequence[Array]) -> Array:
+        """The argument list of a state with these caches, for `run`."""
+        made = self._template.copy()
+        for index, cache in enumerate(caches):
+            made["value"][self._places.get(index, [])] = pointer(cache)
+        return made
+
+    def run(
+        self, arguments: Array, symbols: Mapping[str, int], ports: Iterable[tuple[str, Array]]
+    ) -> None:
+        """One step.
+
+        Args:
+            arguments: as `arguments` made them.
+            symbols: the values of the program's symbols.
+            ports: the step's inputs and outputs, aligned.
+
+        Raises:
+            DeviceError: a kernel refused; says which.
+        """
+        for row, dim in zip(self._dims, self.program.dims, strict=True):
+            row[0] = dim.value(symbols)
+        for name, array in ports:
+            arguments["value"][self._places.get(name, [])] = pointer(array)
+        failed = self._library.run(self._calls, arguments)
+        if failed:
+            kernel = self.program.calls[failed - 1][0]
+            raise DeviceError(
+                f'The kernel "{kernel}" failed in call {failed} of the step',
+                self._library.message() or "It gave no reason",
+                "Build the artifact again on this machine",
+            )
+
+
+def _load(code: bytes, name: str) -> ctypes.CDLL:
+    try:
+        folder = tempfile.mkdtemp(prefix="arkinfer-")  # mode 0700
+    except OSError as error:
+        raise _no_room(error) from None
+    try:
+        path = Path(folder) / name
+        try:
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700)
+            with os.fdopen(file, "wb") as stream:
+                stream.write(code)
+        except OSError as error:
+            raise _no_room(error) from None
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError as error:
+            raise _refused(str(error), folder) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _no_room(error: OSError) -> ResourceError:
+    return ResourceError(
+        f'The kernels cannot be written to the folder "{tempfile.gettempdir()}"',
+        os.strerror(error.errno or 0),
+        "Free some space there, or set TMPDIR to another folder",
+    )
+
+
+def _refused(reason: str, folder: str) -> DeviceError:
+    reason = reason.removeprefix(folder).lstrip(f"{os.sep}")
+    if "failed to map segment" in reason:
+        return DeviceError(
+            "This system does not let the kernels run",
+            f'The folder "{tempfile.gettempdir()}" forbids to run programs (noexec): {reason}',
+            "Set TMPDIR to a folder that allows it",
+        )
+    return DeviceError(
+        "This system cannot load the artifact's kernels",
+        reason,
+        "Build the artifact on a system that is as old as this one",
+    )

@@ -1,0 +1,321 @@
+"""From a function of the IR to a program: one kernel call per node, memory placed.
+
+Knows the kernels by what they are made for, and no TVM: building them is `build.py`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+
+from arkinfer import ir
+from arkinfer.backend.contract import RowStore
+from arkinfer.errors import InternalError, UnsupportedError
+from arkinfer.packing import QuantizedTensor
+from arkinfer_tvm import kernels
+from arkinfer_tvm.kernels.quantized import Layout
+from arkinfer_tvm.program import Dimension, Operand, Program
+from arkinfer_tvm.scratch import Lifetime, place
+
+Parts = Callable[[ir.Weight], Mapping[str, str]]
+"""Stores a weight: part name -> tensor name, as `SectionWriter.weight`."""
+
+_SCALES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+
+
+class KernelTable:
+    """The kernels of one library: equal ones once, named in the order in which they came."""
+
+    def __init__(self) -> None:
+        self.names: dict[kernels.Kernel, str] = {}
+
+    def name(self, kernel: kernels.Kernel) -> str:
+        return self.names.setdefault(kernel, f"{kernel.family}_{len(self.names)}")
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a value lives: `rows` of buffer `buffer`, one for each of `count`."""
+
+    buffer: int
+    count: ir.Dim
+    rows: kernels.Strided
+    dtype: str = "f32"
+
+
+@dataclass
+class _Buffer:
+    size: int
+    first: int
+    last: int
+    port: str = ""
+
+
+class Lowering:
+    """The lowering of one function.
+
+    Args:
+        function: verified; every node is supported.
+        limits: the greatest value of each symbol that counts rows.
+        store: says how scales are stored.
+        parts: stores a weight.
+        table: collects the kernels; several functions may share one.
+    """
+
+    def __init__(
+        self,
+        function: ir.Function,
+        limits: Mapping[str, int],
+        store: RowStore,
+        parts: Parts,
+        table: KernelTable,
+    ) -> None:
+        self.function, self.limits, self.store = function, limits, store
+        self.parts, self.table = parts, table
+        self._homes: dict[ir.Value, Home] = {}
+        self._caches: dict[ir.Value, int] = {}
+        self._shapes: list[tuple[int, int]] = []
+        self._buffers: list[_Buffer] = []
+        self._dims: dict[Dimension, int] = {}
+        self._calls: list[tuple[str, list[Operand]]] = []
+        self._arranged: dict[tuple[ir.Value, kernels.Kernel, str], Home] = {}
+        named = zip(function.output_names, function.outputs, strict=True)
+        self._ports = {v: name for name, v in named if not isinstance(v.type, ir.CacheType)}
+
+    def program(self) -> Program:
+        """Lowers every node, then places the buffers."""
+        for value in self.function.inputs:
+            if isinstance(value.type, ir.CacheType):
+                self._caches[value] = len(self._shapes)
+                _, heads, size = value.type.shape
+                self._shapes.append((_fixed(heads), _fixed(size)))
+            else:
+                self._homes[value] = self._fresh(value, port=value.name)
+        for node in self.function.nodes:
+            self._lower(node)
+        final = [self._caches[v] for v in self.function.outputs if v in self._caches]
+        if final != list(range(len(self._shapes))):
+            raise UnsupportedError("the step does not give its caches in the order it takes them")
+        return self._placed()
+
+    def _lower(self, node: ir.Node) -> None:
+        lower = getattr(self, "_" + node.op.replace(".", "_"), None)
+        if lower is None:
+            raise UnsupportedError(f"{node.op} at {node.loc} has no kernel of the backend tvm")
+        for value in node.values:
+            if value in self._homes:
+                self._buffers[self._homes[value].buffer].last = len(self._calls)
+        lower(node)
+
+    # --- the ops ---
+
+    def _nn_embedding(self, node: ir.Node) -> None:
+        tokens, table = node.values[0], node.weights[0]
+        width = _fixed(table.type.shape[1])
+        kernel = kernels.Embedding(width, _dtype(table), _number(node, "scale"))
+        self._rowwise(node, kernel, tokens=tokens, table=self._dense(table))
+
+    def _quant_embedding(self, node: ir.Node) -> None:
+        tokens, table = node.values[0], node.weights[0]
+        kernel = kernels.QuantEmbedding(self._layout(table), _number(node, "scale"))
+        self._rowwise(node, kernel, tokens=tokens, **self._quantized(table))
+
+    def _nn_linear(self, node: ir.Node) -> None:
+        x, weight = node.values[0], node.weights[0]
+        outputs = _fixed(weight.type.shape[0])
+        kernel = kernels.Linear(self._homes[x].rows, outputs, _dtype(weight))
+        self._rowwise(node, kernel, x=x, weight=self._dense(weight))
+
+    def _quant_linear(self, node: ir.Node) -> None:
+        x, weight = node.values[0], node.weights[0]
+        layout, parts = self._layout(weight), self._quantized(weight)
+        order = parts.pop("order", None)
+        kernel = kernels.QuantLinear(layout, _fixed(weight.type.shape[0]))
+        self._rowwise(node, kernel, x=self._arrange(x, layout, order), **parts)
+
+    def _arrange(self, x: ir.Value, layout: Layout, order: Operand | None) -> Home:
+        """x in the order of the codes; made once for all matrices that want the same."""
+        home = self._homes[x]
+        contiguous = home.rows.stride == home.rows.width and home.rows.offset == 0
+        if layout.planes == 1 and order is None and contiguous:
+            return home
+        kernel = kernels.Arrange(home.rows, layout.planes, layout.lanes, order is not None)
+        key = (x, kernel, str(order.key) if order else "")
+        if key not in self._arranged:
+            made = self._buffer(home.count, home.rows.width)
+            extra = {"order": order} if order else {}
+            self._call(kernel, x=home, **extra, out=made, count=self._count(home.count))
+            self._arranged[key] = made
+        return self._arranged[key]
+
+    def _nn_rms_norm(self, node: ir.Node) -> None:
+        x, weight = node.values[0], node.weights[0]
+        kernel = kernels.RMSNorm(self._homes[x].rows, _dtype(weight), _number(node, "eps"))
+        self._rowwise(node, kernel, x=x, weight=self._dense(weight))
+
+    def _nn_rope(self, node: ir.Node) -> None:
+        x, positions = node.values
+        _, heads, size = (d if isinstance(d, int) else 0 for d in x.tensor.shape)
+        kernel = kernels.Rope(self._homes[x].rows, heads, size, _number(node, "factor"))
+        frequency = self._dense(node.weights[0])
+        self._rowwise(node, kernel, x=x, positions=positions, frequency=frequency)
+
+    def _nn_silu_mul(self, node: ir.Node) -> None:
+        gate, up = node.values
+        kernel = kernels.SiluMul(self._homes[gate].rows, self._homes[up].rows)
+        self._rowwise(node, kernel, gate=gate, up=up)
+
+    def _nn_add(self, node: ir.Node) -> None:
+        a, b = node.values
+        kernel = kernels.Add(self._homes[a].rows, self._homes[b].rows, _number(node, "scale"))
+        self._rowwise(node, kernel, residual=a, branch=b)
+
+    def _cache_append(self, node: ir.Node) -> None:
+        cache, rows = node.values
+        index = self._caches[cache]
+        home = self._homes[rows]
+        self._call(
+            kernels.Append(home.rows),
+            rows=home,
+            cache=Operand("cache", index),
+            start=self._count(cache.type.shape[0]),
+            count=self._count(home.count),
+        )
+        self._caches[node.result] = index
+
+    def _attn_dense(self, node: ir.Node) -> None:
+        q, k, v = node.values
+        _, heads, size = (d if isinstance(d, int) else 0 for d in q.tensor.shape)
+        kv_heads = _fixed(k.type.shape[1])
+        scale = _number(node, "scale")
+        self._rowwise(
+            node,
+            kernels.Attention(self._homes[q].rows, heads, kv_heads, size, scale),
+            q=q,
+            k=Operand("cache", self._caches[k]),
+            v=Operand("cache", self._caches[v]),
+            length=self._count(k.type.shape[0]),
+        )
+
+    def _tensor_arange(self, node: ir.Node) -> None:
+        start = cast("ir.Dim", node.attributes["start"])
+        self._rowwise(node, kernels.Range(), start=self._count(start))
+
+    def _tensor_take(self, node: ir.Node) -> None:
+        x, rows = node.values
+        self._rowwise(node, kernels.Take(self._homes[x].rows), x=x, rows=rows)
+
+    def _tensor_reshape(self, node: ir.Node) -> None:
+        self._alias(node, self._homes[node.values[0]])
+
+    def _tensor_slice(self, node: ir.Node) -> None:
+        home, shape = self._homes[node.values[0]], node.values[0].tensor.shape
+        inner = math.prod(_fixed(d) for d in shape[2:])
+        start, stop = (cast(int, node.attributes[k]) for k in ("start", "stop"))
+        rows = replace(
+            home.rows, width=(stop - start) * inner, offset=home.rows.offset + start * inner
+        )
+        self._alias(node, replace(home, rows=rows))
+
+    def _alias(self, node: ir.Node, home: Home) -> None:
+        if node.result in self._ports:
+            raise UnsupportedError(f"{node.op} at {node.loc} cannot be an output of the step")
+        self._homes[node.result] = home
+
+    # --- memory and calls ---
+
+    def _fresh(self, value: ir.Value, port: str = "") -> Home:
+        """A home of its own for a value, in row-major order."""
+        shape = value.tensor.shape
+        width = math.prod(_fixed(d) for d in shape[1:])
+        return self._buffer(shape[0], width, value.tensor.dtype, port)
+
+    def _buffer(self, count: ir.Dim, width: int, dtype: str = "f32", port: str = "") -> Home:
+        now = len(self._calls)
+        size = 0 if port else self._most(count) * width * ir.DTYPES[dtype].itemsize
+        self._buffers.append(_Buffer(size, now, now, port))
+        return Home(len(self._buffers) - 1, count, kernels.Strided(width, width), dtype)
+
+    def _most(self, count: ir.Dim) -> int:
+        if isinstance(count, int):
+            return count
+        unknown = [name for name, _ in count.terms if name not in self.limits]
+        if unknown:
+            raise UnsupportedError(f"a tensor has {count} rows, and {unknown[0]} has no limit")
+        return sum(f * self.limits[name] for name, f in count.terms) + count.constant
+
+    def _rowwise(self, node: ir.Node, kernel: kernels.Kernel, **given: Any) -> None:
+        """A call whose one result has a row for each of `count`."""
+        home = self._fresh(node.result, self._ports.get(node.result, ""))
+        self._call(kernel, **given, out=home, count=self._count(home.count))
+        self._homes[node.result] = home
+
+    def _call(self, kernel: kernels.Kernel, **given: Any) -> None:
+        wanted = list(kernel.parameters())
+        if sorted(wanted) != sorted(given):
+            raise InternalError(f"{kernel.family} takes {wanted}, not {list(given)}")
+        self._calls.append((self.table.name(kernel), [self._operand(given[n]) for n in wanted]))
+
+    def _operand(self, given: ir.Value | Home | Operand) -> Operand:
+        if isinstance(given, Operand):
+            return given
+        home = self._homes[given] if isinstance(given, ir.Value) else given
+        self._buffers[home.buffer].last = len(self._calls)
+        return Operand("scratch", home.buffer)  # its place is known at the end
+
+    def _count(self, d: ir.Dim) -> Operand:
+        known = Dimension((), d) if isinstance(d, int) else Dimension(d.terms, d.constant)
+        return Operand("dim", self._dims.setdefault(known, len(self._dims)))
+
+    def _dense(self, weight: ir.Weight) -> Operand:
+        return Operand("weight", self.parts(weight)[""])
+
+    def _quantized(self, weight: ir.Weight) -> dict[str, Operand]:
+        return {part: Operand("weight", name) for part, name in self.parts(weight).items()}
+
+    def _layout(self, weight: ir.Weight) -> Layout:
+        assert isinstance(weight.type, ir.QuantizedType)
+        scheme, columns = weight.type.scheme, weight.type.shape[1]
+        sample = self.store.rows(weight, 0, 1)
+        assert isinstance(sample, QuantizedTensor)
+        dtype = _SCALES[np.dtype(sample.scale.dtype).name]
+        group = scheme.group_size(columns)
+        return Layout(scheme.bits, group, columns, scheme.offset, dtype, scheme.act_order)
+
+    def _placed(self) -> Program:
+        inner = [i for i, b in enumerate(self._buffers) if not b.port]
+        lifetimes = [Lifetime(b.size, b.first, b.last) for b in (self._buffers[i] for i in inner)]
+        offsets, scratch = place(lifetimes)
+        places: dict[int, Operand] = {
+            i: Operand("scratch", at) for i, at in zip(inner, offsets, strict=True)
+        }
+        places |= {i: Operand("port", b.port) for i, b in enumerate(self._buffers) if b.port}
+        operands: dict[Operand, int] = {}
+        calls: list[tuple[str, tuple[int, ...]]] = []
+        for name, given in self._calls:
+            final = [places[int(o.key)] if o.kind == "scratch" else o for o in given]
+            calls.append((name, tuple(operands.setdefault(o, len(operands)) for o in final)))
+        return Program(
+            tuple(self._dims), tuple(operands), tuple(calls), tuple(self._shapes), scratch
+        )
+
+
+def _fixed(d: ir.Dim) -> int:
+    if not isinstance(d, int):
+        raise UnsupportedError(f"the dim {d} is not fixed, and only the first one may be so")
+    return d
+
+
+def _dtype(weight: ir.Weight) -> str:
+    assert isinstance(weight.type, ir.TensorType)
+    return weight.type.dtype
+
+
+def _number(node: ir.Node, name: str) -> float:
+    value = node.attributes[name]
+    assert isinstance(value, (int, float))
+    return float(value)
