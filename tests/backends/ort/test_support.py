@@ -1,0 +1,102 @@
+"""What the compiler says of single nodes."""
+
+from __future__ import annotations
+
+import pytest
+
+from arkinfer import ir
+from arkinfer.ir import CacheType, QuantizedType, TensorType, Value, Weight, dim
+from arkinfer.packing import parse_scheme
+from arkinfer.targets import load_target
+from arkinfer_ort.compiler import OnnxRuntimeCompiler
+from arkinfer_ort.support import needed_version
+
+
+def support(op, *operands, target="cpu", **attributes):
+    builder = ir.Builder(ir.infer_types)
+    builder.add(op, *operands, **attributes)
+    return OnnxRuntimeCompiler().supports(builder.nodes[0], load_target(target))
+
+
+def rows(width):
+    return Value(TensorType("f32", (dim("T"), width)), "x")
+
+
+def quantized(name, shape):
+    return Weight("w", QuantizedType(parse_scheme(name), shape))
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "level", "reason"),
+    [
+        ("int4-g128", 1024, "fast", ""),
+        ("int8-row-asym", 4096, "fast", ""),
+        ("int2-row", 768, "fast", ""),
+        ("int4-g16", 64, "fast", ""),
+        ("int4-g128-actorder", 256, "fast", ""),
+        ("int2-g16", 64, "slow", "2 bits in blocks of 16 are widened at every use"),
+        ("int3-g128", 1024, "no", "ONNX Runtime multiplies by 2, 4, 8 bits, not 3"),
+        ("int4-g128-min", 1024, "no", "float minima"),
+        ("int4-g24", 48, "no", "groups of 24 cannot be cut"),
+    ],
+)
+def test_schemes(name, columns, level, reason):
+    found = support("quant.linear", rows(columns), quantized(name, (8, columns)))
+    assert found.level == level
+    assert reason in found.reason
+
+
+def test_two_bits_are_measured_on_x86_only():
+    found = support(
+        "quant.linear", rows(128), quantized("int2-g128", (8, 128)), target="jetson-orin"
+    )
+    assert (found.level, found.reason) == ("slow", "2-bit kernels were not measured on aarch64")
+
+
+def test_versions_are_those_of_the_newest_feature():
+    kinds = [QuantizedType(parse_scheme(n), (8, 128)) for n in ("int4-g128", "int8-row")]
+    assert needed_version(kinds) == "1.23"
+    two = QuantizedType(parse_scheme("int2-g128"), (8, 128))
+    assert needed_version([*kinds, two]) > "1.23"
+
+
+def test_a_scaled_addition_is_slow():
+    assert support("nn.add", rows(8), rows(8), scale=1.0).level == "fast"
+    found = support("nn.add", rows(8), rows(8), scale=0.5)
+    assert found.level == "slow"
+    assert "rescale-residual" in found.reason
+
+
+def test_an_op_without_kernel():
+    found = support("tensor.cos", rows(8))
+    assert found.reason == "the ONNX Runtime backend has no kernel for tensor.cos"
+
+
+def attention(*, dtype="f32", size=64, append=True, head_source="reshape"):
+    builder = ir.Builder(ir.infer_types)
+    caches = [Value(CacheType(dtype, (dim("S"), 1, size)), name) for name in ("k0", "v0")]
+    heads = Value(TensorType("f32", (dim("T"), 1, size)), "heads")
+    if head_source == "reshape":
+        heads = builder.add("tensor.reshape", rows(size), shape=(dim("T"), 1, size))
+    if append:
+        caches = [builder.add("cache.append", cache, heads) for cache in caches]
+    builder.add("attn.dense", heads, *caches, scale=0.125)
+    return OnnxRuntimeCompiler().supports(builder.nodes[-1], load_target("cpu"))
+
+
+def test_attention():
+    assert attention().level == "fast"
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"dtype": "f16"}, "it has a cache of f16; f32 runs fast"),
+        ({"size": 20}, "it has heads of 20; GroupQueryAttention takes multiples of 8"),
+        ({"append": False}, "it reads a cache that nothing was appended to"),
+        ({"head_source": "input"}, "it has heads that do not come from one matrix product"),
+    ],
+)
+def test_attention_that_does_not_fit(facts, reason):
+    found = attention(**facts)
+    assert (found.level, found.reason) == ("no", reason)
