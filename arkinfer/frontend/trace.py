@@ -139,9 +139,11 @@ _PLACES = frozenset({"device", "layout", "pin_memory"})
 def _input(name: str, node: fx.Node) -> Value:
     example = node.meta["val"]
     symbol = {"tokens": "T", "rows": "R"}.get(name, "S")
-    if isinstance(example.shape[0], int):
+    length = example.shape[0]
+    constant = length if isinstance(length, int) else length.node.maybe_as_int()
+    if constant is not None:
         raise InternalError(
-            f"torch.export took the length of {name} for the constant {example.shape[0]}",
+            f"torch.export took the length of {name} for the constant {constant}",
             "Something in the module depends on the example's length",
         )
     dtype = "i64" if example.dtype == torch.int64 else "f32"
