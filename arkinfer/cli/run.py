@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -197,10 +199,8 @@ def _print_json(
 ) -> None:
     from json import dumps
 
-    import psutil
-
     first = next(answer, "")
-    first_token = time.time() - psutil.Process().create_time()
+    first_text = _process_age()
     text = first + "".join(answer)
     times = answer.timings
     facts = {
@@ -216,12 +216,23 @@ def _print_json(
             "load": loaded,
             "prefill": times.prefill,
             "decode": times.decode,
-            "process_start_to_first_text": first_token,
+            "process_start_to_first_text": first_text,
         },
         "prefill_tokens_per_second": times.prefill_tokens_per_second,
         "decode_tokens_per_second": times.decode_tokens_per_second,
     }
     print(dumps(facts, indent=2, ensure_ascii=False))
+
+
+def _process_age() -> float:
+    """Seconds since this process was started."""
+    try:  # psutil counts from the boot time, which Linux tells in whole seconds only
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, LookupError, ValueError):
+        import psutil
+
+        return time.time() - psutil.Process().create_time()
 
 
 _CONTROLS = {c: "\ufffd" for c in (*range(32), *range(127, 160)) if chr(c) not in "\t\n"}

@@ -198,6 +198,16 @@ def test_notes_on_standard_error(ark: Ark, model: Path):
     assert words.count("tok/s;") + words.count("tok/s") == 2
 
 
+def test_the_time_to_the_first_text_counts_from_the_start_of_the_process(
+    process: Start, model: Path
+):
+    start = time.monotonic()
+    out, _ = process("run", model, "Why?", "--json", "--max-new-tokens", 1).communicate(timeout=60)
+    whole = time.monotonic() - start
+    seconds = json.loads(out)["seconds"]
+    assert seconds["load"] < seconds["process_start_to_first_text"] < whole + 0.05
+
+
 def test_the_answer_streams(process: Start, model: Path):
     """The first words are there while the process still runs."""
     running = process("run", model, "Why?", "--temperature", 1, bufsize=0)
