@@ -103,17 +103,21 @@ class Sampler:
         Raises:
             InternalError: a logit is NaN or +infinity (-infinity forbids a token).
         """
-        if not math.isfinite(logits.max()):
+        best = int(logits.argmax())  # of NaNs, if there are any: then it is the first one
+        if not math.isfinite(logits[best]):
             raise InternalError(
                 "The model's output is not a number",
                 "The backend or the quantized weights overflowed",
                 'Check the file with "arkinfer verify"',
             )
+        params = self._params
+        if params.repetition_penalty == 1:
+            return best if params.temperature == 0 else self._draw(logits)
         if self._seen is None:
             self._seen = np.zeros(len(logits), np.bool_)
             self._seen[self._prompt] = True
-        scores = penalize(logits, np.flatnonzero(self._seen), self._params.repetition_penalty)
-        token = int(scores.argmax()) if self._params.temperature == 0 else self._draw(scores)
+        scores = penalize(logits, np.flatnonzero(self._seen), params.repetition_penalty)
+        token = int(scores.argmax()) if params.temperature == 0 else self._draw(scores)
         self._seen[token] = True
         return token
 
@@ -125,9 +129,7 @@ class Sampler:
 
 
 def penalize(logits: FloatArray, seen: IntArray, penalty: float) -> FloatArray:
-    """Logits with the tokens in `seen` made less likely; a copy unless the penalty is 1."""
-    if penalty == 1.0:
-        return logits
+    """A copy of the logits with the tokens in `seen` made less likely."""
     scores = logits.copy()
     some = scores[seen]
     scores[seen] = np.where(some < 0, some * np.float32(penalty), some / np.float32(penalty))
