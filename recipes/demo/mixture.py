@@ -22,11 +22,12 @@ from recipes.demo.questions import (
     reasoning,
     training_question,
 )
-from recipes.demo.retrieval import retrieval
+from recipes.demo.retrieval import recital, retrieval
 
 QUESTION_WEIGHT = 0.1
 FILLER_WEIGHT = 0.3
-RETRIEVED_WEIGHT = 2.0
+RETRIEVED_WEIGHT = 0.5
+DIGIT_WEIGHT = 4.0
 SHARES = {"callable": 0.32, "module": 0.26, "term": 0.12, "attribute": 0.14, "signature": 0.08,
           "reverse": 0.08}  # fmt: skip
 
@@ -73,6 +74,7 @@ class Mixture:
     ) -> None:
         self.tokenizer = tokenizer
         self.seed = seed
+        self._digits = {tokenizer.token_to_id(digit) for digit in "0123456789"}
         self.texts = [document["text"] for document in documents]
         self.facts: dict[str, list[Fact]] = {kind: [] for kind in SHARES}
         for fact in all_facts(documents):
@@ -90,6 +92,8 @@ class Mixture:
         ids = np.zeros((rows, length + 1), np.int64)
         weights = np.zeros((rows, length + 1), np.float32)
         chat, task = (0.25, 0.25) if length <= 1024 else (0.1, 0.5)
+        if progress < 0.45:
+            chat, task = 0.2, 0.35  # copying must be learnt early
         for row in range(rows):
             kind = rng.random()
             if kind < task:
@@ -174,7 +178,11 @@ class Mixture:
         if dense:
             room = int(rng.integers(60, max(61, min(left, 700))))
             count = max(1, min(room // 40, 24))
-            made = retrieval("", count, max(1, count), rng)
+            style = rng.random()
+            if style < 0.5:
+                made = recital(max(1, min(room, left - 40) // 32), bool(style < 0.25), rng)
+            else:
+                made = retrieval("", count, max(1, count), rng)
             weight = 0.0
         else:
             count = int(rng.integers(1, max(2, min(40, left // 64))))
@@ -190,4 +198,6 @@ class Mixture:
             reply = f"<think>\nThe text says it.\n</think>\n{answer}" if thinking else answer
             turns.append(Turn("user", content, weight if index == 0 else 0.0))
             turns.append(Turn("assistant", reply, RETRIEVED_WEIGHT, "" if thinking else NO_THOUGHT))
-        return encode_chat(self.tokenizer, turns)
+        ids, weights = encode_chat(self.tokenizer, turns)
+        pairs = zip(ids, weights, strict=True)
+        return ids, [DIGIT_WEIGHT if w >= 0.5 and i in self._digits else w for i, w in pairs]

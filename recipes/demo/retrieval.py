@@ -52,6 +52,10 @@ class Retrieval:
     questions: tuple[tuple[str, str], ...]
 
 
+REPEATS = ("Repeat the whole list.", "Say all lines again.", "Write the list once more.")
+SHUFFLES = ("Say the list in another order.", "Write all lines in a different order.")
+
+
 def pairs(count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
     """`count` distinct keys with four-digit values."""
     chosen = rng.choice(len(FIRST) * len(SECOND), size=count, replace=False)
@@ -72,6 +76,16 @@ def hide(filler: str, needles: list[str], rng: np.random.Generator) -> str:
         out += [*lines[start:place], needle]
         start = int(place)
     return "\n".join(out + lines[start:])
+
+
+def recital(count: int, shuffled: bool, rng: np.random.Generator) -> Retrieval:
+    """A list of `count` facts to be written again: the densest exercise in copying."""
+    name = str(rng.choice(RELATIONS))
+    lines = [f"The {name} of {key} is {value}." for key, value in pairs(count, rng)]
+    question = str(rng.choice(SHUFFLES if shuffled else REPEATS))
+    order = rng.permutation(count) if shuffled else np.arange(count)
+    answer = "\n".join(lines[i] for i in order)
+    return Retrieval(f"{rng.choice(INTRODUCTIONS)}\n" + "\n".join(lines), ((question, answer),))
 
 
 def retrieval(
