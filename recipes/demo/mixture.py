@@ -161,7 +161,7 @@ class Mixture:
     ) -> None:
         """Tasks until the row is full; a dense list of facts, or facts hidden in text."""
         at = 0
-        dense_share = max(0.15, 0.9 - 2.5 * progress)
+        dense_share = 0.75 if progress < 0.35 else 0.25
         while at < len(ids) - 60:
             left = len(ids) - at
             dense = bool(rng.random() < dense_share) or left < 200
