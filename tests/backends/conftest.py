@@ -1,0 +1,34 @@
+"""One lab for all tests of backends; `backend` runs a test once for each that is registered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from arkinfer.errors import DeviceError
+from tests.backends.lab import Lab, executors
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    lab = Lab(Path(tmp_path_factory.mktemp("lab")))
+    yield lab
+    lab.close()
+
+
+@pytest.fixture(params=sorted(executors()))
+def backend(request: pytest.FixtureRequest, lab: Lab) -> str:
+    """A backend whose libraries are here, on both halves; else the test says what is missing."""
+    name: str = request.param
+    try:
+        lab.compiler(name)
+        lab.executor(name)
+    except DeviceError as missing:
+        pytest.skip(str(missing))
+    except ImportError as missing:
+        if (missing.name or "").startswith(("arkinfer", "tests")):
+            raise
+        pytest.skip(f"{name} needs the package {missing.name}")
+    return name

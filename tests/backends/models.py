@@ -1,0 +1,72 @@
+"""The models of the conformance suite: each shows one op in one variation, or a whole model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.backends.lab import Model
+
+LONGROPE: dict[str, Any] = {
+    "rope_type": "longrope",
+    "short_factor": [1.0 + i / 16 for i in range(16)],
+    "long_factor": [1.0 + i for i in range(16)],
+    "original_max_position_embeddings": 40,
+}
+LLAMA: dict[str, Any] = {"architectures": ["LlamaForCausalLM"], "tie_word_embeddings": False}
+
+DENSE = [
+    Model("nn.linear float32"),
+    Model("nn.linear float16", dtype="float16"),
+    Model("nn.linear bfloat16", dtype="bfloat16"),
+    Model("nn.linear untied head", {"tie_word_embeddings": False}),
+    Model("nn.embedding unscaled, nn.add unscaled", LLAMA),
+    Model("nn.add scaled down", {"scale_depth": 0.3}),
+    Model("nn.rms_norm large eps", {"rms_norm_eps": 0.05}),
+    Model("nn.silu_mul wide", {"intermediate_size": 608}),
+    Model("nn.rope large base", {"rope_theta": 5e6}),
+    Model("nn.rope short factors", {"rope_scaling": LONGROPE}, context=40),
+    Model("nn.rope long factors", {"rope_scaling": LONGROPE}, context=48),
+    Model("nn.rope given factor", {"rope_scaling": {**LONGROPE, "attention_factor": 1.5}}),
+    Model("attn.dense group 1", {"num_key_value_heads": 4}),
+    Model("attn.dense group 3 of 2", {"num_attention_heads": 6}),
+    Model("attn.dense group 8", {"num_attention_heads": 8, "num_key_value_heads": 1}),
+    Model("attn.dense group 16", {
+        "num_attention_heads": 16, "num_key_value_heads": 1, "head_dim": 16}),
+    Model("attn.dense head 64", {"head_dim": 64}),
+    Model("attn.dense head 128", {"head_dim": 128, "num_attention_heads": 2}),
+]  # fmt: skip
+
+QUANT_LINEAR = [
+    Model(f"quant.linear {scheme}", linear=scheme)
+    for scheme in (
+        "int4-g16", "int4-g32", "int4-g64", "int4-g128", "int4-row",
+        "int4-g32-asym", "int4-g128-asym", "int4-g32-min", "int4-g32-actorder",
+        "int8-g32", "int8-g128", "int8-row", "int8-g32-asym", "int8-row-asym",
+        "int2-g64", "int2-g128", "int2-g64-asym", "int3-g32", "int5-g32", "int6-g64-asym",
+    )
+]  # fmt: skip
+
+QUANT_EMBEDDING = [
+    *(
+        Model(f"quant.embedding {scheme}", embedding=scheme)
+        for scheme in (
+            "int4-g32", "int4-g128-asym", "int4-row", "int4-g32-min", "int8-g32", "int8-row",
+            "int8-g32-asym", "int2-g64", "int3-g32",
+        )
+    ),
+    Model("quant.embedding untied", {"tie_word_embeddings": False}, embedding="int4-g32"),
+]  # fmt: skip
+
+WHOLE = [
+    Model("three layers", {"num_hidden_layers": 3, "rope_scaling": LONGROPE}),
+    Model(
+        "three layers int4",
+        {"num_hidden_layers": 3, "rope_scaling": LONGROPE},
+        linear="int4-g32",
+        embedding="int8-g32",
+        dtype="bfloat16",
+    ),
+    Model("llama int8", LLAMA, linear="int8-row", embedding="int8-row", dtype="bfloat16"),
+]
+
+MODELS = {m.name: m for m in (*DENSE, *QUANT_LINEAR, *QUANT_EMBEDDING, *WHOLE)}
