@@ -57,20 +57,20 @@ class _Dense:
         caches = [Value(cache, f"{x}{i}") for i in range(config.num_hidden_layers) for x in "kv"]
         tokens = Value(TensorType("i64", (dim("T"),)), "tokens")
         rows = Value(TensorType("i64", (dim("R"),)), "rows")
+        positions = b.add("tensor.arange", start=dim("S"), stop=dim("S + T"))
         b.loc = "model.embed_tokens"
         table, quantized = self.matrix("model.embed_tokens.weight", self.embedding)
         op = "quant.embedding" if quantized else "nn.embedding"
         hidden = b.add(op, tokens, table, scale=config.embedding_scale)
-        b.loc = "model"
-        positions = b.add("tensor.arange", start=dim("S"), stop=dim("S + T"))
         outputs: list[Value] = []
         for layer in range(config.num_hidden_layers):
             hidden, k, v = self.layer(layer, hidden, positions, *caches[2 * layer : 2 * layer + 2])
             outputs += [k, v]
+        b.loc = ""
+        hidden = b.add("tensor.take", hidden, rows)
         b.loc = "model.norm"
         hidden = b.add("nn.rms_norm", hidden, self.final_norm(), eps=config.rms_norm_eps)
         b.loc = "lm_head"
-        hidden = b.add("tensor.take", hidden, rows)
         head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
         logits = self.multiply(hidden, head, self.embedding)
         names = ["logits", *(value.name for value in caches)]

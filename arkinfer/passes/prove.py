@@ -1,0 +1,222 @@
+"""Executes what a fusion replaces and what it puts there on random inputs, and compares.
+
+Knows no particular fusion. Symbols get small sizes, fixed dims are real, and a proof is kept by
+the text of both sides with canonical names, so that the layers of a model cost one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, cast
+
+import numpy as np
+
+from arkinfer import ir
+from arkinfer.errors import ArkError
+from arkinfer.ir import (
+    DTYPES,
+    Function,
+    Module,
+    Node,
+    Operand,
+    QuantizedType,
+    Sym,
+    TensorType,
+    Value,
+    Weight,
+)
+from arkinfer.ir.types import symbols_of
+from arkinfer.packing import QuantizedTensor
+from arkinfer.quant import round_to_nearest
+
+TOLERANCE = 1e-5
+"""Of the largest magnitude along the last axis, in float32."""
+
+SMALLEST = 8
+"""Size of the first symbol, the next gets one more: no two are equal, and every random integer
+is a valid row of everything."""
+
+
+def refutation(
+    old: Sequence[Node],
+    new: Sequence[Node],
+    results: Mapping[Value, Value],
+    weights: Mapping[str, Weight],
+    inputs: Mapping[Value, Value] | None = None,
+) -> str | None:
+    """Why two subgraphs do not compute the same; None: they agree on random inputs.
+
+    Args:
+        old: nodes in execution order.
+        new: likewise; they read what the old ones read.
+        results: a value that the old nodes make -> what replaces it.
+        weights: of the module, to know what a derived weight comes from.
+        inputs: a value that the new nodes read -> what the old nodes read in its place, for an
+            input that becomes a cache.
+    """
+    names = _Names(weights)
+    names.read(old, new, inputs or {})
+    before = names.function("before", old, list(results), {})
+    after = names.function("after", new, list(results.values()), inputs or {})
+    module = Module({"before": before, "after": after}, names.weights)
+    return _difference(ir.print_module(module))
+
+
+class _Names:
+    """Canonical copies: inputs x0, x1 …, weights w0, w1 … in the order of their first use."""
+
+    def __init__(self, declared: Mapping[str, Weight]) -> None:
+        self.weights: dict[str, Weight] = {}
+        self._declared = declared
+        self._known: dict[str, Weight] = {}
+        self._inputs: list[Value] = []
+        self._symbols: list[str] = []
+
+    def read(
+        self, old: Sequence[Node], new: Sequence[Node], aliases: Mapping[Value, Value]
+    ) -> None:
+        nodes = [*old, *new]
+        made = {value for node in nodes for value in node.results}
+        free = [aliases.get(v, v) for node in nodes for v in node.values if v not in made]
+        self._inputs = list(dict.fromkeys(free))
+        types = [v.type for node in nodes for v in (*node.values, *node.results)]
+        found = {s for kind in types for s in symbols_of(kind.shape)}
+        for node in nodes:
+            for value in node.attributes.values():
+                parts = cast("tuple[Any, ...]", value) if isinstance(value, tuple) else (value,)
+                found |= {name for p in parts if isinstance(p, Sym) for name, _ in p.terms}
+        self._symbols = sorted(found)
+        tables = _tables(nodes)
+        for node in nodes:
+            for weight in node.weights:
+                self._weight(weight, weight.name in tables)
+
+    def _weight(self, weight: Weight, is_table: bool) -> Weight:
+        if weight.name in self._known:
+            return self._known[weight.name]
+        source = weight.source
+        if source is not None:
+            parts = [self._declared.get(name) for name in source.inputs]
+            kept = weight.type == _dense(weight) and all(parts)
+            inner = [self._weight(p, is_table) for p in parts if p is not None] if kept else []
+            source = ir.Derived(source.rule, tuple(w.name for w in inner), source.attributes)
+            source = source if kept else None
+        kind = weight.type
+        if is_table:  # rows that no token reads prove nothing
+            kind = _with_rows(kind, SMALLEST)
+        named = Weight(f"w{len(self._known)}", kind, source)
+        self._known[weight.name] = self.weights[named.name] = named
+        return named
+
+    def function(
+        self,
+        name: str,
+        nodes: Sequence[Node],
+        results: Sequence[Value],
+        aliases: Mapping[Value, Value],
+    ) -> Function:
+        """A copy. An input keeps the type that this side has it in."""
+        ours = {alias: value for value, alias in aliases.items()}
+        copies: dict[Value, Value] = {}
+        inputs: list[Value] = []
+        for index, value in enumerate(self._inputs):
+            copy = Value(ours.get(value, value).type, f"x{index}")
+            copies[value] = copies[ours.get(value, value)] = copy
+            inputs.append(copy)
+        for symbol in self._symbols:  # so that every symbol is bound, whatever the inputs are
+            inputs.append(Value(TensorType("i64", (ir.dim(symbol),)), f"length_{symbol}"))
+        body: list[Node] = []
+        for node in nodes:
+            operands: list[Operand] = [
+                self._known[o.name] if isinstance(o, Weight) else copies[o] for o in node.operands
+            ]
+            made = [Value(value.type) for value in node.results]
+            copies.update(zip(node.results, made, strict=True))
+            body.append(Node(node.op, operands, dict(node.attributes), made))
+        outputs = [copies[value] for value in results]
+        return Function(name, inputs, body, outputs, [f"y{i}" for i in range(len(outputs))])
+
+
+def _tables(nodes: Iterable[Node]) -> set[str]:
+    """Weights that only embeddings read."""
+    tables: set[str] = set()
+    others: set[str] = set()
+    for node in nodes:
+        is_embedding = node.op in ("nn.embedding", "quant.embedding")
+        (tables if is_embedding else others).update(w.name for w in node.weights)
+    return tables - others
+
+
+def _dense(weight: Weight) -> TensorType | None:
+    return weight.type if isinstance(weight.type, TensorType) else None
+
+
+def _with_rows(kind: TensorType | QuantizedType, rows: int) -> TensorType | QuantizedType:
+    if isinstance(kind, QuantizedType):
+        return QuantizedType(kind.scheme, (rows, kind.shape[1]))
+    return TensorType(kind.dtype, (rows, *kind.shape[1:]))
+
+
+@lru_cache(maxsize=1024)
+def _difference(text: str) -> str | None:
+    """Executes both functions of a module; None: they agree."""
+    module = ir.parse_module(text)
+    before, after = module.functions["before"], module.functions["after"]
+    store = _Weights(module)
+    try:
+        ir.verify_module(module)
+        expected = ir.run_function(before, _inputs(before), store)
+        found = ir.run_function(after, _inputs(after), store)
+    except (ArkError, ValueError, IndexError) as error:
+        return f"it cannot be proven: executing it fails, {error}"
+    for name, wanted in expected.items():
+        got = found[name]
+        if got.shape != wanted.shape:
+            return f"the proof failed: {list(wanted.shape)} became {list(got.shape)}"
+        bound = TOLERANCE * np.abs(wanted).max(axis=-1, keepdims=True, initial=0)
+        excess = np.abs(got - wanted) - bound
+        if not np.all(excess <= 0):  # false for NaN, too
+            worst = float(np.nanmax(np.abs(got - wanted))) if not np.isnan(excess).all() else 0.0
+            return f"the proof failed: executing both sides gives results {worst:.3g} apart"
+    return None
+
+
+def _inputs(function: Function) -> dict[str, Any]:
+    """Normal floats, and integers below `SMALLEST`; the same for both functions.
+
+    Rows are of magnitudes 1, 0.1, 0.01 and 0.001, so that an epsilon has something to do.
+    """
+    lengths = [v.name for v in function.inputs if v.name.startswith("length_")]
+    symbols = {name.removeprefix("length_"): SMALLEST + i for i, name in enumerate(lengths)}
+    drawn = ir.random_inputs(function, symbols, np.random.default_rng(7), high=SMALLEST)
+    for array in drawn.values():
+        if array.dtype.kind == "f" and array.ndim:
+            steps = 10.0 ** -(np.arange(len(array)) % 4)
+            array *= steps.reshape(-1, *[1] * (array.ndim - 1)).astype(array.dtype)
+    return drawn
+
+
+class _Weights:
+    """Random weights; derived ones follow their rule."""
+
+    def __init__(self, module: Module) -> None:
+        self._module = module
+        self._random = ir.RandomWeights(7)
+
+    def load(self, weight: Weight) -> Any:
+        if isinstance(weight.type, QuantizedType):
+            return self._quantized(weight, weight.type)
+        if weight.source is None:
+            return self._random.load(weight)
+        parts = [self.load(self._module.weights[name]) for name in weight.source.inputs]
+        options = dict(weight.source.attributes)
+        if weight.source.rule == "concat":
+            return np.concatenate(parts)
+        if weight.source.rule == "scale":
+            return parts[0].astype(np.float32) * np.float32(cast(float, options["by"]))
+        return parts[0].astype(DTYPES[weight.type.dtype])
+
+    def _quantized(self, weight: Weight, kind: QuantizedType) -> QuantizedTensor:
+        plain = Weight(weight.name, TensorType("f32", kind.shape))
+        return round_to_nearest(cast(Any, self._random.load(plain)), kind.scheme, clip=False)
