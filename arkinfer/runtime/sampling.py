@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,10 @@ import numpy.typing as npt
 from arkinfer.errors import InternalError, UsageError
 from arkinfer.runtime.contract import FloatArray, IntArray
 
-DoubleArray = npt.NDArray[np.float64]
+DoubleArray: TypeAlias = npt.NDArray[np.float64]
+Weights: TypeAlias = FloatArray | DoubleArray
 
+_BLOCK = 256
 _SMALL = 4096  # candidates; float64 costs nothing up to here, and 1 ms on a whole vocabulary
 
 
@@ -95,6 +97,7 @@ class Sampler:
         self._params = params
         self._random = np.random.Generator(np.random.PCG64(params.seed))
         self._prompt = np.unique(np.fromiter(prompt, np.int64))
+        self._buffer: FloatArray | None = None  # a new one for each token costs page faults
         self._seen: npt.NDArray[np.bool_] | None = None
 
     def sample(self, logits: FloatArray) -> int:
@@ -122,10 +125,11 @@ class Sampler:
         return token
 
     def _draw(self, scores: FloatArray) -> int:
-        ids, weights = distribution(scores, self._params)
-        cumulative = np.cumsum(weights)
-        place = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
-        return int(ids[min(int(place), len(ids) - 1)])
+        if self._buffer is None:
+            self._buffer = np.empty(len(scores), np.float32)
+        ids, weights = _candidates(scores, self._params, self._buffer)
+        place = pick(weights, self._random.random())
+        return place if ids is None else int(ids[place])
 
 
 def penalize(logits: FloatArray, seen: IntArray, penalty: float) -> FloatArray:
@@ -147,42 +151,77 @@ def distribution(scores: FloatArray, params: SamplingParams) -> tuple[IntArray, 
         ids int64 [n] and probabilities float64 [n] that sum to 1. Of equally likely tokens at
         the edge of top-p, the lower ids stay.
     """
-    ids = _top_k(scores, params.top_k)
-    weights = _weights(scores[ids], float(scores.max()), params.temperature)
+    ids, weights = _candidates(scores, params)
+    probabilities = weights.astype(np.float64) / weights.sum(dtype=np.float64)
+    return np.arange(len(scores)) if ids is None else ids, probabilities
+
+
+def pick(weights: Weights, place: float) -> int:
+    """The index at a place, 0 <= place < 1, of the weights laid end to end; never one of weight 0.
+
+    Summed block by block, which for a whole vocabulary is ten times faster than one by one.
+    """
+    edges = np.arange(0, len(weights), _BLOCK)
+    ends = np.cumsum(np.add.reduceat(weights, edges, dtype=np.float64))
+    target = place * ends[-1]
+    block = min(int(np.searchsorted(ends, target, side="right")), len(ends) - 1)
+    inside = weights[edges[block] : edges[block] + _BLOCK]
+    if block:
+        target -= ends[block - 1]
+    index = int(np.searchsorted(np.cumsum(inside, dtype=np.float64), target, side="right"))
+    if index == len(inside):  # past the end, by rounding
+        index = int(np.flatnonzero(inside)[-1])
+    return int(edges[block]) + index
+
+
+def _candidates(
+    scores: FloatArray, params: SamplingParams, buffer: FloatArray | None = None
+) -> tuple[IntArray | None, Weights]:
+    """The tokens that the filters leave (None: all) and their weights, which sum to anything.
+
+    Args:
+        scores: float32 [vocab].
+        params: the filters.
+        buffer: float32 [vocab], for the weights.
+    """
+    ids, some = None, scores
+    if 0 < params.top_k < len(scores):
+        ids = np.flatnonzero(scores >= np.partition(scores, -params.top_k)[-params.top_k])
+        some = scores[ids]
+    weights = _weights(some, float(scores.max()), params.temperature, buffer)
     if params.top_p < 1:
-        ids, weights = _top_p(ids, weights, params.top_p)
+        places = _top_p(weights, params.top_p)
+        ids, weights = places if ids is None else ids[places], weights[places]
     if params.min_p > 0:
-        strong = weights >= params.min_p * weights.max()
-        ids, weights = ids[strong], weights[strong]
-    return ids, weights / weights.sum()
+        places = np.flatnonzero(weights >= params.min_p * weights.max())
+        ids, weights = places if ids is None else ids[places], weights[places]
+    return ids, weights
 
 
-def _top_k(scores: FloatArray, k: int) -> IntArray:
-    if not 0 < k < len(scores):
-        return np.arange(len(scores))
-    return np.flatnonzero(scores >= np.partition(scores, -k)[-k])
-
-
-def _weights(scores: FloatArray, best: float, temperature: float) -> DoubleArray:
+def _weights(
+    scores: FloatArray, best: float, temperature: float, buffer: FloatArray | None
+) -> Weights:
     """exp((score - best) / temperature), of which the largest is 1."""
-    exponent = scores.astype(np.float64) if len(scores) <= _SMALL else scores - np.float32(best)
-    if len(scores) <= _SMALL:
-        exponent -= best
+    temperature = max(temperature, 1e-30)  # a smaller one would be 0 as a float32
     with np.errstate(over="ignore", under="ignore"):
-        exponent /= max(temperature, 1e-30)  # a smaller one would be 0 as a float32
-        return np.exp(exponent).astype(np.float64, copy=False)
+        if len(scores) <= _SMALL:
+            return np.exp((scores.astype(np.float64) - best) / temperature)
+        out = None if buffer is None else buffer[: len(scores)]
+        weights = np.subtract(scores, np.float32(best), out=out)
+        weights /= np.float32(temperature)
+        return np.exp(weights, out=weights)
 
 
-def _top_p(ids: IntArray, weights: DoubleArray, top_p: float) -> tuple[IntArray, DoubleArray]:
-    """Keeps the most likely tokens up to the one with which their sum reaches `top_p`."""
-    mass = weights.sum()
+def _top_p(weights: Weights, top_p: float) -> IntArray:
+    """Places of the most likely tokens up to the one with which their sum reaches `top_p`."""
+    mass = weights.sum(dtype=np.float64)
     # All tokens under this weight together have less than 1 - top_p, so none of them stays:
     # most need no sorting. The margin is for rounding.
-    strong = weights > (1 - top_p) * mass / len(weights) * 0.999
-    ids, weights = ids[strong], weights[strong]
-    order = np.argsort(-weights, kind="stable")
-    count = int(np.searchsorted(np.cumsum(weights[order]), top_p * mass)) + 1
-    return ids[order[:count]], weights[order[:count]]
+    strong = np.flatnonzero(weights > (1 - top_p) * mass / len(weights) * 0.999)
+    kept = weights[strong].astype(np.float64)
+    order = np.argsort(-kept, kind="stable")
+    count = int(np.searchsorted(np.cumsum(kept[order]), top_p * mass)) + 1
+    return strong[order[:count]]
 
 
 def _check(name: str, value: float, in_range: bool, rule: str) -> None:

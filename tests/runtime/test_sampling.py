@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from arkinfer.errors import InternalError, UsageError
-from arkinfer.runtime.sampling import Sampler, SamplingParams, distribution, penalize
+from arkinfer.runtime.sampling import Sampler, SamplingParams, distribution, penalize, pick
 
 
 def naive(scores: npt.NDArray[Any], params: SamplingParams) -> dict[int, float]:
@@ -98,12 +98,34 @@ def test_frequencies_follow_the_distribution(params: SamplingParams):
     assert chi < 24.32
 
 
+@given(
+    weights=arrays(np.float64, st.integers(1, 900), elements=st.sampled_from([0.0, 1.0, 0.25])),
+    place=st.floats(0, 1, exclude_max=True),
+)
+def test_a_place_in_the_weights(weights: npt.NDArray[np.float64], place: float):
+    if weights.sum() == 0:
+        weights[-1] = 1.0
+    index = pick(weights, place)  # the sums are exact: quarters
+    ends = np.cumsum(weights)
+    assert weights[index] > 0
+    assert ends[index] - weights[index] <= place * ends[-1] <= ends[index]
+
+
+def test_rounding_never_picks_what_is_forbidden():
+    weights = np.array([0.1] * 600 + [0.0] * 100)
+    for place in (np.nextafter(1, 0), 1.0):  # 1.0 is what rounding could make of it
+        assert pick(weights, float(place)) == 599
+
+
 @given(scores=scores)
 def test_temperature_zero_takes_the_likeliest(scores: npt.NDArray[np.float32]):
     assert Sampler(SamplingParams()).sample(scores) == int(scores.argmax())
 
 
-@given(scores=scores, seed=st.integers(0, 5))
+@given(
+    scores=arrays(np.float32, st.integers(1, 60), elements=st.integers(-30, 30).map(float)),
+    seed=st.integers(0, 5),
+)
 def test_a_tiny_temperature_is_greedy_too(scores: npt.NDArray[np.float32], seed: int):
     token = Sampler(SamplingParams(1e-40, seed=seed)).sample(scores)
     assert scores[token] == scores.max()
