@@ -36,7 +36,7 @@ def _minicpm(**changes: Any) -> dict[str, Any]:
         "intermediate_size": 192,
         "max_position_embeddings": 64,
         "num_attention_heads": 4,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": 1,
         "num_key_value_heads": 2,
         "head_dim": 64,
         "rms_norm_eps": 1e-5,
@@ -54,10 +54,10 @@ def _llama(**changes: Any) -> dict[str, Any]:
 
 
 FAMILY: dict[str, dict[str, Any]] = {
-    "tied": _minicpm(),
-    "untied": _minicpm(tie_word_embeddings=False, rms_norm_eps=1e-6),
+    "tied": _minicpm(num_hidden_layers=2),
+    "untied": _minicpm(num_hidden_layers=2, tie_word_embeddings=False, rms_norm_eps=1e-6),
     "longrope-short": _minicpm(rope_scaling=_longrope(64, 64)),
-    "longrope-long": _minicpm(rope_scaling=_longrope(64, 16)),
+    "longrope-long": _minicpm(num_hidden_layers=3, rope_scaling=_longrope(64, 16)),
     "longrope-given-factor": _minicpm(rope_scaling=_longrope(64, 16, attention_factor=1.25)),
     "group-1": _minicpm(num_key_value_heads=4),
     "group-8": _minicpm(num_attention_heads=8, num_key_value_heads=1, head_dim=16),
@@ -66,7 +66,9 @@ FAMILY: dict[str, dict[str, Any]] = {
     "head-not-hidden": _minicpm(hidden_size=96, num_attention_heads=4, head_dim=64),
     "odd-sizes": _minicpm(hidden_size=72, intermediate_size=100, dim_model_base=24, vocab_size=61),
     "bfloat16": _minicpm(torch_dtype="bfloat16"),
-    "llama-untied": _llama(tie_word_embeddings=False, rope_theta=5e6, head_dim=48),
+    "llama-untied": _llama(
+        num_hidden_layers=2, tie_word_embeddings=False, rope_theta=5e6, head_dim=48
+    ),
     "llama-tied": _llama(tie_word_embeddings=True),
 }
 """config.json by what is special about it. Contexts are 64 tokens."""
