@@ -134,8 +134,8 @@ def _print(facts: dict[str, Any]) -> None:
     from arkinfer.cli.table import human, print_table
 
     rss = facts["rss"]
-    threads = facts["threads"] or "the backend's choice of"
-    print(f"{facts['path']} on {facts['backend']}, {threads} threads, {facts['rounds']} rounds")
+    threads = facts["threads"] or "as the backend likes"
+    print(f"{facts['path']} on {facts['backend']}, threads: {threads}, rounds: {facts['rounds']}")
     print(f"load    {facts['load_seconds']:.2f} s, {human(facts['section_bytes'])} of sections")
     print(f"memory  {human(rss['before'])} before, {human(rss['loaded'])} loaded, "
           f"{human(rss['peak'])} at most (RSS)")  # fmt: skip

@@ -37,7 +37,7 @@ def test_json_has_stable_keys(ark: Ark, model: Path):
 def test_the_table(ark: Ark, model: Path):
     out = ark("bench", model, "--quick", "--tokens", 4).out
     lines = out.splitlines()
-    assert lines[0] == f"{model} on bigram, the backend's choice of threads, 3 rounds"
+    assert lines[0] == f"{model} on bigram, threads: as the backend likes, rounds: 3"
     assert lines[1].startswith("load    ")
     assert lines[2].startswith("memory  ")
     assert lines[4].split() == ["tokens", "depth", "tok/s", "slowest", "fastest"]
