@@ -1,49 +1,44 @@
-"""Removes nodes whose results nobody uses, and weights that nothing needs any more."""
+"""Removes nodes that no result needs, and weights that no node does. Knows no op.
+
+Weights stay in the order of their first use, what they derive from before them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from arkinfer import ir
+from arkinfer.ir import Function, Module, Weight
 
 
 @dataclass(frozen=True)
 class EliminateDeadCode:
-    """No op of the IR has a side effect, so that what is unused is dead."""
-
     name = "eliminate-dead-code"
 
-    def run(self, module: ir.Module) -> bool:
-        changed = False
+    def run(self, module: Module) -> bool:
+        before = list(module.weights), [len(f.nodes) for f in module.functions.values()]
         for function in module.functions.values():
-            changed |= drop_dead_nodes(function)
-        return _drop_dead_weights(module) or changed
+            _sweep(function)
+        used: dict[str, Weight] = {}
+        for node in module.nodes():
+            for weight in node.weights:
+                _keep(module, weight, used)
+        module.weights = used
+        return before != (list(used), [len(f.nodes) for f in module.functions.values()])
 
 
-def drop_dead_nodes(function: ir.Function) -> bool:
-    """Removes dead nodes of one function, to a fixed point; whether there were any."""
-    live: set[ir.Value] = set(function.outputs)
-    kept: list[ir.Node] = []
+def _sweep(function: Function) -> None:
+    needed = set(function.outputs)
+    kept = []
     for node in reversed(function.nodes):
-        if any(value in live for value in node.results):
-            live.update(node.values)
+        if any(value in needed for value in node.results):
+            needed.update(node.values)
             kept.append(node)
-    dead = len(kept) < len(function.nodes)
     function.nodes = kept[::-1]
-    return dead
 
 
-def _drop_dead_weights(module: ir.Module) -> bool:
-    """Keeps what nodes use, and what that comes from."""
-    needed: set[str] = set()
-    waiting = [weight.name for node in module.nodes() for weight in node.weights]
-    while waiting:
-        name = waiting.pop()
-        if name not in needed:
-            needed.add(name)
-            source = module.weights[name].source
-            waiting += source.inputs if source else ()
-    dead = [name for name in module.weights if name not in needed]
-    for name in dead:
-        del module.weights[name]
-    return bool(dead)
+def _keep(module: Module, weight: Weight, used: dict[str, Weight]) -> None:
+    if weight.name in used:
+        return
+    for name in weight.source.inputs if weight.source else ():
+        _keep(module, module.weights[name], used)
+    used[weight.name] = weight

@@ -1,88 +1,127 @@
-"""Concatenation with the past and masked attention become cache.append and attn.dense.
+"""Masked attention over joined caches becomes `cache.append` and `attn.dense`. Knows no model.
 
-The past keys and values, inputs of the function, turn from tensors into caches.
+The inputs that held keys and values as tensors become caches, as do the results that hold them
+with the new rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from arkinfer import ir
-from arkinfer.passes.fusion import Fusion, Rewrite, Scope, common_loc, producer
-from arkinfer.passes.proof import NoMatch
+from arkinfer.ir import Builder, CacheType, Dim, Module, Node, Operand, TensorType, Value
+from arkinfer.ir.types import add_dims
+from arkinfer.passes.match import Pattern, Uses, need
+from arkinfer.passes.rewrite import Rewrite, rewrite_at
+
+HEADS_FIRST = (1, 0, 2)
+"""[T, H, D] -> [H, T, D], and back."""
 
 
 @dataclass(frozen=True)
-class FuseAttention(Fusion):
-    """Anchors on the transpose behind a tensor.sdpa."""
-
+class FuseAttention:
     name = "fuse-attention"
 
-    def find(self, node: ir.Node, scope: Scope) -> Rewrite | None:
-        sdpa = node.values[0].producer if node.values else None
-        if node.op != "tensor.transpose" or sdpa is None or sdpa.op != "tensor.sdpa":
-            return None
-        turned = [_swapped(v, what) for v, what in zip(sdpa.values[:3], "qkv", strict=True)]
-        if node.attributes["axes"] != (1, 0, 2):
-            raise NoMatch(f"the result is transposed by {node.attributes['axes']}, not (1, 0, 2)")
-        q = turned[0].values[0]
-        joins = [_appended(turned[i].values[0], what, scope) for i, what in ((1, "k"), (2, "v"))]
-        mask = _mask(sdpa.values[3])
-        past = [join.values[0] for join in joins]
-        fresh = [join.values[1] for join in joins]
-        own = scope.sorted([*turned, *joins, sdpa, node])
-        scale = sdpa.attributes["scale"]
-
-        def build(b: ir.Builder, inputs: Sequence[ir.Value]) -> list[ir.Value]:
-            q, k_cache, k, v_cache, v = inputs
-            k_all = b.add("cache.append", k_cache, k)
-            v_all = b.add("cache.append", v_cache, v)
-            return [k_all, v_all, b.add("attn.dense", q, k_all, v_all, scale=scale)]
-
-        return Rewrite(
-            scope.sorted([*own, *mask]),
-            [q, past[0], fresh[0], past[1], fresh[1]],
-            [joins[0].result, joins[1].result, node.result],
-            build,
-            own=own,
-            cache_inputs=(1, 3),
-            loc=common_loc(own),
-        )
+    def run(self, module: Module) -> bool:
+        return rewrite_at(module, self.name, ("tensor.sdpa",), _attempt)
 
 
-def _swapped(value: ir.Value, what: str) -> ir.Node:
-    node = producer(value, "tensor.transpose", f"{what} of the attention")
-    if node.attributes["axes"] != (1, 0, 2):
-        raise NoMatch(f"{what} is transposed by {node.attributes['axes']}, not (1, 0, 2)")
-    return node
+@dataclass(frozen=True)
+class _Joined:
+    """A cache with new rows at its end."""
+
+    node: Node
+    cache: Value
+    rows: Value
 
 
-def _appended(value: ir.Value, what: str, scope: Scope) -> ir.Node:
-    """The concatenation of an input of the function with new rows, itself a result of it."""
-    node = producer(value, "tensor.concat", f"{what} of the attention")
-    if node.attributes["axis"] != 0 or len(node.values) != 2:
-        raise NoMatch(f"{what} is not the past with new rows behind it")
-    past = node.values[0]
-    if past not in scope.function.inputs:
-        raise NoMatch(f"the first part of {what} is not an input of the function")
-    if len(scope.users[past]) != 1:
-        raise NoMatch(f"the past of {what} is also used elsewhere")
-    if node.result not in scope.function.outputs:
-        raise NoMatch(f"{what} with its new rows is not a result of the function")
-    return node
+def _attempt(uses: Uses, attention: Node) -> Rewrite:
+    pattern = Pattern(uses, attention)
+    q, k, v, mask = attention.operands
+    query = _heads_last(pattern, q, "q")
+    keys = _joined(pattern, _heads_last(pattern, k, "k"), "k")
+    values = _joined(pattern, _heads_last(pattern, v, "v"), "v")
+    need(keys.cache is not values.cache, "keys and values come from one cache")
+    seen, fresh = keys.cache.type.shape[0], query.type.shape[0]
+    need(keys.rows.type.shape[0] == fresh, "there are not as many queries as new rows")
+    _need_causal(pattern, mask, seen, fresh)
+    back = pattern.user(attention.result, "tensor.transpose", "the result stays heads first")
+    need(back.attributes["axes"] == HEADS_FIRST, "the result is not [tokens, heads, head_dim]")
+    b = Builder(ir.infer_types)
+    b.loc = back.loc
+    old = [_as_cache(each.cache) for each in (keys, values)]
+    new = [b.add("cache.append", o, each.rows) for o, each in zip(old, (keys, values), strict=True)]
+    mixed = b.add("attn.dense", query, *new, scale=attention.attributes["scale"])
+    results = {keys.node.result: new[0], values.node.result: new[1], back.result: mixed}
+    inputs = {keys.cache: old[0], values.cache: old[1]}
+    return Rewrite(pattern, b.nodes, results, back, inputs)
 
 
-def _mask(mask: ir.Value) -> list[ir.Node]:
-    """Everything that the mask is computed from; it may depend on lengths only."""
-    nodes: dict[int, ir.Node] = {}
-    waiting = [mask]
-    while waiting:
-        value = waiting.pop()
-        if value.producer is None:
-            raise NoMatch(f"the mask depends on the input %{value.name}")
-        nodes[id(value.producer)] = value.producer
-        waiting += value.producer.values
-        if value.producer.weights:
-            raise NoMatch(f"the mask depends on the weight @{value.producer.weights[0].name}")
-    return list(nodes.values())
+def _as_cache(value: Value) -> Value:
+    return Value(CacheType(value.tensor.dtype, value.tensor.shape), value.name)
+
+
+def _heads_last(pattern: Pattern, operand: Operand, name: str) -> Value:
+    node = pattern.producer(operand, "tensor.transpose", f"{name} is not put heads first")
+    need(node.attributes["axes"] == HEADS_FIRST, f"{name} is not put heads first")
+    (value,) = node.values
+    return value
+
+
+def _joined(pattern: Pattern, value: Value, name: str) -> _Joined:
+    """An input of the function and new rows, joined; nobody else reads that input."""
+    otherwise = f"{name} is not a cache with new rows at its end"
+    node = pattern.producer(value, "tensor.concat", otherwise)
+    need(len(node.operands) == 2 and node.attributes["axis"] == 0, otherwise)
+    cache, rows = node.operands
+    need(isinstance(cache, Value) and isinstance(rows, Value), otherwise)
+    assert isinstance(cache, Value)
+    assert isinstance(rows, Value)
+    backwards = rows.producer is None and cache.producer is not None
+    need(not backwards, f"the new rows of {name} come before the cache, not after it")
+    need(cache.producer is None, f"{otherwise}: what it begins with is computed")
+    kind = cache.type
+    need(isinstance(kind, TensorType) and len(kind.shape) == 3, f"the cache of {name} is {kind}")
+    need(pattern.uses.only(cache) is node, f"the cache of {name} has another user")
+    allowed = [user for user in pattern.uses.nodes(node.result) if user not in pattern.own]
+    need(not allowed, f"{name} with its new rows has another user, {[u.op for u in allowed]}")
+    return _Joined(node, cache, rows)
+
+
+def _need_causal(pattern: Pattern, mask: Operand, seen: Dim, fresh: Dim) -> None:
+    """mask[t, s] = s <= seen + t, for all s below seen + fresh."""
+    node = pattern.producer(mask, "tensor.le", "the mask is no comparison", shared=True)
+    total = add_dims(seen, fresh)
+    sides = [_counted(pattern, operand) for operand in node.operands]
+    shapes = [operand.type.shape for operand in node.operands]
+    keys, queries = (0, total), (seen, total)
+    need(
+        (sides, shapes) != ([queries, keys], [(fresh, 1), (1, total)]),
+        "the mask lets a query see what comes after it, and nothing before",
+    )
+    need(
+        (sides, shapes) == ([keys, queries], [(1, total), (fresh, 1)]),
+        f"the mask compares {_text(sides[0])} with {_text(sides[1])}, and causal is {_text(keys)} "
+        f"with {_text(queries)}",
+    )
+
+
+def _counted(pattern: Pattern, operand: Operand) -> tuple[Dim, Dim] | None:
+    """Start and stop of the numbers that were reshaped; None: they are no range."""
+    while isinstance(operand, Value) and operand.producer is not None:
+        node = operand.producer
+        if node.op == "tensor.arange":
+            pattern.shared.append(node)
+            start, stop = node.attributes["start"], node.attributes["stop"]
+            assert isinstance(start, int | ir.Sym)
+            assert isinstance(stop, int | ir.Sym)
+            return start, stop
+        if node.op != "tensor.reshape":
+            break
+        pattern.shared.append(node)
+        operand = node.operands[0]
+    return None
+
+
+def _text(side: tuple[Dim, Dim] | None) -> str:
+    return "something computed" if side is None else f"{side[0]} … {side[1]}"

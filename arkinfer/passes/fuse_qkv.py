@@ -1,87 +1,81 @@
-"""Linears of one input whose results are all split into heads become one linear and slices."""
+"""Three linears of one input that each feed heads become one, whose heads are sliced.
+
+Knows no model: the weights are stacked in the order of the linears, whatever they are called.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from arkinfer import ir
-from arkinfer.ir import Derived, TensorType, Weight
-from arkinfer.passes.fusion import Fusion, Rewrite, Scope, common_loc
-from arkinfer.passes.proof import NoMatch
+from arkinfer.ir import Builder, Derived, Module, Node, TensorType, Value, Weight
+from arkinfer.passes.match import NoMatch, Pattern, Uses, need
+from arkinfer.passes.rewrite import Rewrite, rewrite_at
+from arkinfer.passes.symbols import common_path, derived, joined_name
 
 
 @dataclass(frozen=True)
-class FuseQkv(Fusion):
-    """Anchors on the last of the linears; the weights are stacked in their order.
-
-    Options:
-        name_of_weight: the stacked weight's, beside the weights that it comes from.
-    """
-
+class FuseQkv:
     name = "fuse-qkv"
-    name_of_weight: str = "qkv_proj.weight"
 
-    def find(self, node: ir.Node, scope: Scope) -> Rewrite | None:
-        if _heads(node, scope) is None:
-            return None
-        group = [n for n in scope.users[node.values[0]] if _heads(n, scope) is not None]
-        if len(group) < 2 or group[-1] is not node:
-            return None
-        weights = [linear.weights[0] for linear in group]
-        views = [view for linear in group if (view := _heads(linear, scope)) is not None]
-        size = views[0].result.type.shape[-1]
-        if any(view.result.type.shape[-1] != size for view in views):
-            raise NoMatch("the heads are of different sizes")
-        if len({w.type.dtype for w in weights if isinstance(w.type, TensorType)}) != 1:
-            raise NoMatch("the weights are of different dtypes")
-        joined = _joined(weights, scope.module, self.name_of_weight)
-        heads = [_fixed(view.result.type.shape[1]) for view in views]
-        tokens = views[0].result.type.shape[0]
-
-        def build(b: ir.Builder, inputs: Sequence[ir.Value]) -> list[ir.Value]:
-            weight = scope.module.add_weight(joined)
-            packed = b.add("nn.linear", inputs[0], weight)
-            packed = b.add("tensor.reshape", packed, shape=(tokens, sum(heads), size))
-            starts = [sum(heads[:i]) for i in range(len(heads))]
-            return [
-                b.add("tensor.slice", packed, axis=1, start=start, stop=start + count)
-                for start, count in zip(starts, heads, strict=True)
-            ]
-
-        nodes = scope.sorted([*group, *views])
-        results = [view.result for view in views]
-        return Rewrite(nodes, [node.values[0]], results, build, loc=common_loc(nodes))
+    def run(self, module: Module) -> bool:
+        return rewrite_at(module, self.name, ("nn.linear",), _Fuse(module).attempt)
 
 
-def _heads(node: ir.Node, scope: Scope) -> ir.Node | None:
-    """The view as [tokens, heads, head_dim] that is a linear's only user."""
-    if node.op != "nn.linear" or not isinstance(node.operands[1], Weight):
+@dataclass(frozen=True)
+class _Fuse:
+    module: Module
+
+    def attempt(self, uses: Uses, first: Node) -> Rewrite | None:
+        (x,) = first.values
+        linears = [node for node in uses.nodes(x) if node.op == "nn.linear"]
+        heads = [_heads(uses, node) for node in linears]
+        if linears[0] is not first or len(linears) < 3 or not any(heads):
+            return None  # seen before, or not the inputs of an attention
+        if not all(heads):
+            raise NoMatch("not all linears of its input feed a reshape into heads alone")
+        need(len(linears) == 3, f"{len(linears)} linears of its input feed heads, not three")
+        reshapes = [node for node in heads if node is not None]
+        shapes = [cast("tuple[int, ...]", node.result.tensor.shape) for node in reshapes]
+        same = all(s[:-2] == shapes[0][:-2] and s[-1] == shapes[0][-1] for s in shapes)
+        need(same, f"the heads have different shapes: {', '.join(map(str, shapes))}")
+        pattern = Pattern(uses, first)
+        pattern.own += [*linears[1:], *reshapes]
+        stacked = self._stack([node.weights for node in linears])
+        b = Builder(ir.infer_types)
+        b.loc = common_path([node.loc for node in linears])
+        counts = [shape[-2] for shape in shapes]
+        packed = b.add("nn.linear", x, stacked)
+        shape = (*shapes[0][:-2], sum(counts), shapes[0][-1])
+        packed = b.add("tensor.reshape", packed, shape=shape)
+        results: dict[Value, Value] = {}
+        start = 0
+        for reshape, count in zip(reshapes, counts, strict=True):
+            axis, stop = len(shape) - 2, start + count
+            part = b.add("tensor.slice", packed, axis=axis, start=start, stop=stop)
+            results[reshape.result] = part
+            start = stop
+        return Rewrite(pattern, b.nodes, results, first)
+
+    def _stack(self, operands: list[list[Weight]]) -> Weight:
+        need(all(len(each) == 1 for each in operands), "a matrix is computed")
+        weights = [each[0] for each in operands]
+        types = [cast(TensorType, weight.type) for weight in weights]
+        dtypes = sorted({kind.dtype for kind in types})
+        need(len(dtypes) == 1, f"the matrices are of different dtypes: {' and '.join(dtypes)}")
+        need(len({w.name for w in weights}) == 3, "the linears share a matrix")
+        rows = sum(cast(int, kind.shape[0]) for kind in types)
+        names = tuple(weight.name for weight in weights)
+        kind = TensorType(dtypes[0], (rows, types[0].shape[1]))
+        return derived(self.module, Weight(joined_name(names), kind, Derived("concat", names)))
+
+
+def _heads(uses: Uses, linear: Node) -> Node | None:
+    """The reshape into heads that alone uses a linear."""
+    node = uses.only(linear.result)
+    if node is None or node.op != "tensor.reshape":
         return None
-    view = scope.single_user(node.result)
-    if view is None or view.op != "tensor.reshape" or len(view.result.type.shape) != 3:
-        return None
-    same_tokens = view.result.type.shape[0] == node.result.type.shape[0]
-    return view if same_tokens and len(node.result.type.shape) == 2 else None
-
-
-def _fixed(size: ir.Dim) -> int:
-    if not isinstance(size, int):
-        raise NoMatch("the number of heads is symbolic")
-    return size
-
-
-def _joined(weights: Sequence[Weight], module: ir.Module, name: str) -> Weight:
-    """The symbol of the stacked matrix; its name stands beside the others'."""
-    rows = sum(_fixed(weight.type.shape[0]) for weight in weights)
-    first = weights[0].type
-    assert isinstance(first, TensorType)
-    kind = TensorType(first.dtype, (rows, first.shape[1]))
-    source = Derived("concat", tuple(weight.name for weight in weights))
-    folders = [weight.name.split(".")[:-2] for weight in weights]
-    shared = folders[0] if all(f == folders[0] for f in folders) else []
-    full, tries = ".".join([*shared, name]), 1
-    while module.weights.get(full, Weight(full, kind, source)) != Weight(full, kind, source):
-        tries += 1
-        full = ".".join([*shared, f"{tries}.{name}"])
-    return Weight(full, kind, source)
+    before, after = linear.result.tensor.shape, node.result.tensor.shape
+    splits = len(after) == len(before) + 1 and after[:-2] == before[:-1]
+    return node if splits and all(isinstance(d, int) for d in after[-2:]) else None

@@ -1,52 +1,44 @@
-"""weight * (x * rsqrt(mean(x * x) + eps)) becomes nn.rms_norm."""
+"""x * rsqrt(mean(x * x) + eps) * weight becomes `nn.rms_norm`. Knows no model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from arkinfer import ir
-from arkinfer.passes.fusion import Fusion, Rewrite, Scope, common_loc, producer
-from arkinfer.passes.proof import NoMatch
+from arkinfer.ir import Module, Node, Operand, TensorType, Value, Weight
+from arkinfer.passes.match import Pattern, Uses, last_axis, need
+from arkinfer.passes.rewrite import Rewrite, one_node, rewrite_at
 
 
 @dataclass(frozen=True)
-class FuseRmsNorm(Fusion):
-    """Anchors on the product of a vector weight with a product by an rsqrt."""
-
+class FuseRmsNorm:
     name = "fuse-rms-norm"
 
-    def find(self, node: ir.Node, scope: Scope) -> Rewrite | None:
-        if node.op != "tensor.mul" or len(node.weights) != 1 or len(node.values) != 1:
-            return None
-        (weight,), (normed,) = node.weights, node.values
-        scaled = normed.producer
-        if scaled is None or scaled.op != "tensor.mul":
-            return None
-        x, rsqrt = _x_and_rsqrt(scaled)
-        if rsqrt is None:
-            return None
-        shift = producer(rsqrt.operands[0], "tensor.shift", "what rsqrt is taken of")
-        mean = producer(shift.operands[0], "tensor.mean", "what eps is added to")
-        square = producer(mean.operands[0], "tensor.mul", "what the mean is taken of")
-        if mean.attributes["axis"] not in (-1, len(x.type.shape) - 1):
-            raise NoMatch(f"the mean is over axis {mean.attributes['axis']}, not over the last")
-        if square.operands != [x, x]:
-            raise NoMatch("the mean is not of the square of what is normalized")
-        if weight.type.shape != x.type.shape[-1:]:
-            raise NoMatch(f"the weight is {weight.type}, what is normalized {x.type}")
-        nodes = scope.sorted([square, mean, shift, rsqrt, scaled, node])
-
-        def build(b: ir.Builder, inputs: Sequence[ir.Value]) -> list[ir.Value]:
-            return [b.add("nn.rms_norm", inputs[0], weight, eps=shift.attributes["by"])]
-
-        return Rewrite(nodes, [x], [node.result], build, loc=common_loc(nodes))
+    def run(self, module: Module) -> bool:
+        return rewrite_at(module, self.name, ("tensor.rsqrt",), _attempt)
 
 
-def _x_and_rsqrt(scaled: ir.Node) -> tuple[ir.Value, ir.Node | None]:
-    """The two factors of x * rsqrt(…), in either order."""
-    if len(scaled.values) == 2:
-        for x, other in (scaled.values, scaled.values[::-1]):
-            if other.producer is not None and other.producer.op == "tensor.rsqrt":
-                return x, other.producer
-    return scaled.values[0] if scaled.values else scaled.result, None
+def _attempt(uses: Uses, root: Node) -> Rewrite:
+    pattern = Pattern(uses, root)
+    shift = pattern.producer(root.operands[0], "tensor.shift", "no eps is added under the root")
+    mean = pattern.producer(shift.operands[0], "tensor.mean", "eps is not added to a mean")
+    square = pattern.producer(mean.operands[0], "tensor.mul", "the mean is not that of a square")
+    x = square.operands[0]
+    need(x is square.operands[1] and isinstance(x, Value), "the mean is not that of a square")
+    axis = mean.attributes["axis"]
+    need(last_axis(x, axis), f"the mean is over axis {axis}, not the last")
+    scaled = pattern.user(root.result, "tensor.mul", "the root does not scale one value")
+    need(any(o is x for o in scaled.operands), "what is scaled is not what the mean is of")
+    weighted = pattern.user(scaled.result, "tensor.mul", "what is normalized gets no weight")
+    weight = _weight(weighted)
+    need(weight is not None, "what is normalized is not multiplied by a weight of one dim")
+    assert weight is not None
+    fused = one_node(weighted, "nn.rms_norm", x, weight, eps=shift.attributes["by"])
+    return Rewrite(pattern, [fused], {weighted.result: fused.result}, weighted)
+
+
+def _weight(node: Node) -> Operand | None:
+    for operand in node.operands:
+        kind = operand.type
+        if isinstance(operand, Weight) and isinstance(kind, TensorType) and len(kind.shape) == 1:
+            return operand
+    return None

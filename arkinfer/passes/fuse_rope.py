@@ -1,131 +1,155 @@
-"""x * cos + rotate_half(x) * sin becomes nn.rope; its tables come from integer positions."""
+"""x * cos + rotated(x) * sin becomes `nn.rope`. Knows no model.
+
+The tables are followed up to the positions and the frequencies that they come from, in whatever
+order they were doubled, reshaped and multiplied by LongRoPE's factor; the proof checks the rest.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from arkinfer import ir
-from arkinfer.passes.fusion import Fusion, Rewrite, Scope, common_loc, producer
-from arkinfer.passes.proof import NoMatch
+from arkinfer.ir import Module, Node, Operand, TensorType, Value, Weight
+from arkinfer.passes.match import NoMatch, Pattern, Uses, is_float_cast, last_axis, need
+from arkinfer.passes.rewrite import Rewrite, one_node, rewrite_at
 
 
 @dataclass(frozen=True)
-class FuseRope(Fusion):
-    """Anchors on a sum of two products, one of them with a concatenation of two halves.
-
-    How the tables come about is not matched node by node: everything between them, the positions
-    and the frequencies is taken along, and executing both sides tells whether it means the same.
-    """
-
+class FuseRope:
     name = "fuse-rope"
 
-    def find(self, node: ir.Node, scope: Scope) -> Rewrite | None:
-        parts = _parts(node)
-        if parts is None:
-            return None
-        plain, turned, concat = parts
-        x = _halves(concat)
-        if x not in plain.values:
-            raise NoMatch("the value that is multiplied by cos is not the one that is rotated")
-        cos = _other(plain, x)
-        sin = _other(turned, concat.result)
-        tables, positions, frequencies = _tables([cos, sin])
-        factor = _factor(tables)
-        own = [concat, *(v.producer for v in concat.values if v.producer), plain, turned, node]
-        negated = concat.values[0].producer
-        assert negated is not None
-        own += [v.producer for v in negated.values if v.producer]
-        nodes = scope.sorted([*own, *tables])
-
-        def build(b: ir.Builder, inputs: Sequence[ir.Value]) -> list[ir.Value]:
-            return [b.add("nn.rope", inputs[0], inputs[1], frequencies, factor=factor)]
-
-        own = scope.sorted(own)
-        return Rewrite(nodes, [x, positions], [node.result], build, own=own, loc=common_loc(own))
+    def run(self, module: Module) -> bool:
+        return rewrite_at(module, self.name, ("tensor.add",), _attempt)
 
 
-def _parts(node: ir.Node) -> tuple[ir.Node, ir.Node, ir.Node] | None:
-    """The product with cos, the product with sin, and the concatenation that sin multiplies."""
-    if node.op != "tensor.add" or len(node.values) != 2:
+@dataclass(frozen=True)
+class _Table:
+    """cos or sin of positions * inv_freq, times a factor."""
+
+    op: str
+    factor: float
+    angle: Operand
+    nodes: tuple[Node, ...]
+
+
+def _attempt(uses: Uses, total: Node) -> Rewrite | None:
+    turned = [_turned(operand) for operand in total.operands]
+    known = [t for t in turned if t is not None]
+    if not known:
+        return None  # a sum of something else
+    need(len(known) == 2, "only one of the two terms is multiplied by a cosine or a sine")
+    by_op = {table.op: (product, x, table) for product, x, table in known}
+    need(len(by_op) == 2, f"both terms are multiplied by a {known[0][2].op.removeprefix('tensor.')}")
+    plain, x, cos = by_op["tensor.cos"]
+    crossed, swapped, sin = by_op["tensor.sin"]
+    pattern = Pattern(uses, total)
+    pattern.own += [plain, crossed]
+    need(isinstance(x, Value) and len(x.type.shape) == 3, f"what is rotated is {x.type}")
+    _need_rotated(pattern, swapped, x)
+    need(cos.factor == sin.factor, f"cosine and sine are scaled by {cos.factor} and {sin.factor}")
+    pattern.shared += [*cos.nodes, *sin.nodes]
+    positions, inv_freq = _angle(pattern, cos.angle)
+    same = _angle(pattern, sin.angle) == (positions, inv_freq)
+    need(same, "cosine and sine are of different angles")
+    fused = one_node(total, "nn.rope", x, positions, inv_freq, factor=cos.factor)
+    return Rewrite(pattern, [fused], {total.result: fused.result}, total)
+
+
+def _turned(operand: Operand) -> tuple[Node, Operand, _Table] | None:
+    """A product with a table: the product, the other factor, the table."""
+    product = operand.producer if isinstance(operand, Value) else None
+    if product is None or product.op != "tensor.mul":
         return None
-    products = [v.producer for v in node.values if v.producer and v.producer.op == "tensor.mul"]
-    if len(products) != 2:
-        return None
-    for plain, turned in (products, products[::-1]):
-        for value in turned.values:
-            if value.producer is not None and value.producer.op == "tensor.concat":
-                return plain, turned, value.producer
+    a, b = product.operands
+    for x, y in ((a, b), (b, a)):
+        table = _table(y)
+        if table is not None:
+            return product, x, table
     return None
 
 
-def _halves(concat: ir.Node) -> ir.Value:
-    """x of concat(-x[half:], x[:half])."""
-    if len(concat.values) != 2:
-        raise NoMatch(f"the rotation joins {len(concat.values)} parts, not 2")
-    negated = producer(concat.values[0], "tensor.neg", "the first half of the rotation")
-    upper = producer(negated.operands[0], "tensor.slice", "what is negated")
-    lower = producer(concat.values[1], "tensor.slice", "the second half of the rotation")
-    x = upper.values[0]
-    if lower.values[0] is not x:
-        raise NoMatch("the halves of the rotation are of two values")
+def _table(operand: Operand) -> _Table | None:
+    nodes: list[Node] = []
+    factor = 1.0
+    while isinstance(operand, Value) and operand.producer is not None:
+        node = operand.producer
+        nodes.append(node)
+        if node.op in ("tensor.cos", "tensor.sin"):
+            return _Table(node.op, factor, node.operands[0], tuple(nodes))
+        if node.op == "tensor.scale":
+            by = node.attributes["by"]
+            assert isinstance(by, float | int)
+            factor *= by
+        elif not _rearranges(node):
+            break
+        operand = node.operands[0]
+    return None
+
+
+def _rearranges(node: Node) -> bool:
+    """Does the node only move or repeat the elements of its first operand?"""
+    doubles = node.op == "tensor.concat" and len(set(map(id, node.operands))) == 1
+    return doubles or node.op == "tensor.reshape" or is_float_cast(node)
+
+
+def _angle(pattern: Pattern, operand: Operand) -> tuple[Value, Weight]:
+    """The positions i64 [T] and the frequencies [D/2] whose product the angle is."""
+    otherwise = "the angles are not positions times one frequency for each pair"
+    while isinstance(operand, Value) and operand.producer is not None:
+        node = operand.producer
+        pattern.shared.append(node)
+        if node.op == "tensor.mul":
+            a, b = (_origin(pattern, each) for each in node.operands)
+            if isinstance(a, Weight):
+                a, b = b, a
+            if isinstance(a, Value) and isinstance(b, Weight) and _are_indices(a):
+                need(len(b.type.shape) == 1, otherwise)
+                return a, b
+            break
+        need(_rearranges(node), f"{otherwise}, but come from {node.op}")
+        operand = node.operands[0]
+    raise NoMatch(otherwise)
+
+
+def _origin(pattern: Pattern, operand: Operand) -> Operand:
+    """What was cast and reshaped."""
+    while isinstance(operand, Value) and operand.producer is not None:
+        node = operand.producer
+        if node.op not in ("tensor.cast", "tensor.reshape"):
+            break
+        pattern.shared.append(node)
+        operand = node.operands[0]
+    return operand
+
+
+def _are_indices(value: Value) -> bool:
+    kind = value.type
+    return isinstance(kind, TensorType) and kind.dtype == "i64" and len(kind.shape) == 1
+
+
+def _need_rotated(pattern: Pattern, operand: Operand, x: Operand) -> None:
+    """`operand` is (-second half of x, first half of x), along the last axis."""
+    joined = pattern.producer(operand, "tensor.concat", "the sine's factor is not two halves of x")
+    two = len(joined.operands) == 2 and last_axis(joined.result, joined.attributes["axis"])
+    need(two, "the sine's factor is not two halves of x")
+    first, second = (_made(o) for o in joined.operands)
+    need("tensor.neg" in (first, second), "neither half is negated")
+    need(first != second, "both halves are negated")
+    need(first == "tensor.neg", "the halves are swapped the other way round: (x2, -x1)")
+    negated = pattern.producer(joined.operands[0], "tensor.neg", "the first half is not negated")
     size = x.type.shape[-1]
-    rank = len(x.type.shape)
-    if rank != 3 or not isinstance(size, int):
-        raise NoMatch(f"what is rotated is {x.type}, not [tokens, heads, head_dim]")
-    for part, start, stop in ((upper, size // 2, size), (lower, 0, size // 2)):
-        found = part.attributes["axis"], part.attributes["start"], part.attributes["stop"]
-        if found not in ((2, start, stop), (-1, start, stop)):
-            raise NoMatch(f"a half of the rotation is {found[1]}:{found[2]}, not {start}:{stop}")
-    return x
-
-
-def _other(product: ir.Node, value: ir.Value) -> ir.Value:
-    rest = [v for v in product.values if v is not value]
-    if len(rest) != 1:
-        raise NoMatch("a product of the rotation has not two different factors")
-    return rest[0]
-
-
-def _tables(roots: Sequence[ir.Value]) -> tuple[list[ir.Node], ir.Value, ir.Weight]:
-    """The nodes that compute cos and sin, down to integer positions and a weight."""
-    nodes: dict[int, ir.Node] = {}
-    positions: dict[ir.Value, None] = {}
-    weights: dict[str, ir.Weight] = {}
-    waiting = list(roots)
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value.type, ir.TensorType) and value.type.dtype == "i64":
-            root = _unreshaped(value, nodes)
-            positions[root] = None
-            continue
-        node = value.producer
-        if node is None:
-            raise NoMatch(f"cos or sin comes from the input %{value.name}, not from positions")
-        nodes[id(node)] = node
-        weights |= {w.name: w for w in node.weights}
-        waiting += node.values
-    if len(positions) != 1 or len(weights) != 1:
-        raise NoMatch(
-            f"cos and sin come from {len(positions)} positions and {len(weights)} weights, not "
-            "from one of each"
+    need(isinstance(size, int) and size % 2 == 0, f"what is rotated is {x.type}")
+    assert isinstance(size, int)
+    for part, start in ((negated.operands[0], size // 2), (joined.operands[1], 0)):
+        half = pattern.producer(part, "tensor.slice", "the sine's factor is not two halves of x")
+        need(pattern.through_casts(half.operands[0]) is x, "the halves are not those of x")
+        found = half.attributes
+        right = last_axis(x, found["axis"]) and found["start"] == start
+        need(
+            right and found["stop"] == start + size // 2,
+            f"a half is {found['start']}:{found['stop']} of axis {found['axis']}, not "
+            f"{start}:{start + size // 2} of the last",
         )
-    return list(nodes.values()), next(iter(positions)), next(iter(weights.values()))
 
 
-def _unreshaped(value: ir.Value, nodes: dict[int, ir.Node]) -> ir.Value:
-    """Positions [T] behind a view of them."""
-    while value.producer is not None and value.producer.op == "tensor.reshape":
-        nodes[id(value.producer)] = value.producer
-        value = value.producer.values[0]
-    return value
-
-
-def _factor(tables: Sequence[ir.Node]) -> float:
-    """What cos and sin are both multiplied by."""
-    factors = {n.attributes["by"] for n in tables if n.op == "tensor.scale"}
-    if len(factors) > 1:
-        raise NoMatch("cos and sin are multiplied by different constants")
-    (factor,) = factors or {1.0}
-    assert isinstance(factor, float | int)
-    return float(factor)
+def _made(operand: Operand) -> str:
+    return operand.producer.op if isinstance(operand, Value) and operand.producer else ""

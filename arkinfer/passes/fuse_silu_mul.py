@@ -1,36 +1,30 @@
-"""silu(gate) * up becomes nn.silu_mul."""
+"""silu(gate) * up becomes `nn.silu_mul`. Knows no model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from arkinfer import ir
-from arkinfer.passes.fusion import Fusion, Rewrite, Scope, common_loc
-from arkinfer.passes.proof import NoMatch
+from arkinfer.ir import Module, Node, Value
+from arkinfer.passes.match import Pattern, Uses, need
+from arkinfer.passes.rewrite import Rewrite, one_node, rewrite_at
 
 
 @dataclass(frozen=True)
-class FuseSiluMul(Fusion):
-    """Anchors on a product with a silu, in either order."""
-
+class FuseSiluMul:
     name = "fuse-silu-mul"
 
-    def find(self, node: ir.Node, scope: Scope) -> Rewrite | None:
-        if node.op != "tensor.mul" or len(node.values) != 2:
-            return None
-        pairs = [node.values, node.values[::-1]]
-        found = [(a.producer, b) for a, b in pairs if a.producer and a.producer.op == "tensor.silu"]
-        if not found:
-            return None
-        silu, up = found[0]
-        gate = silu.values[0]
-        if gate.type != up.type:
-            raise NoMatch(f"the gate is {gate.type}, what it is multiplied with {up.type}")
-        inputs = [gate] if gate is up else [gate, up]
+    def run(self, module: Module) -> bool:
+        return rewrite_at(module, self.name, ("tensor.silu",), _attempt)
 
-        def build(b: ir.Builder, inputs: Sequence[ir.Value]) -> list[ir.Value]:
-            return [b.add("nn.silu_mul", inputs[0], inputs[-1])]
 
-        nodes = scope.sorted([silu, node])
-        return Rewrite(nodes, inputs, [node.result], build, loc=common_loc(nodes))
+def _attempt(uses: Uses, silu: Node) -> Rewrite:
+    pattern = Pattern(uses, silu)
+    product = pattern.user(silu.result, "tensor.mul", "the gate does not multiply one value")
+    own = set(pattern.own)
+    others = [o for o in product.operands if not (isinstance(o, Value) and o.producer in own)]
+    need(len(others) == 1, "the gate is multiplied by itself")
+    gate, up = silu.operands[0], others[0]
+    need(isinstance(up, Value), "the gate multiplies a weight")
+    need(up.type == gate.type, f"the gate is {gate.type}, what it multiplies is {up.type}")
+    fused = one_node(product, "nn.silu_mul", gate, up)
+    return Rewrite(pattern, [fused], {product.result: fused.result}, product)

@@ -19,12 +19,13 @@ FUSIONS = (
     "fuse-silu-mul",
     "fuse-attention",
     "fuse-qkv",
+    "fuse-add",
+    "eliminate-dead-code",
     "fold-scalars",
+    "eliminate-common-subexpressions",
 )
-"""What every traced module goes through. Norms and RoPE come first: they are made of sums and
-products that `fold-scalars` would take for others."""
-
-CLEANUPS = ("eliminate-dead-code",)
+"""What every traced module goes through. Sums become `nn.add` when those of RoPE are gone, and
+scalars fold when there is an `nn.add` to take them and dead ones are gone."""
 
 
 def standard_pipeline(quant: QuantSpec | None = None, store: str | None = None) -> list[Pass]:
@@ -34,7 +35,7 @@ def standard_pipeline(quant: QuantSpec | None = None, store: str | None = None) 
         quant: schemes of the linears, and of embedding and head; None: not quantized.
         store: the IR dtype that matrices which are not quantized are stored in; None: as they are.
     """
-    passes = [pass_named(name) for name in (*FUSIONS, *CLEANUPS)]
+    passes = [pass_named(name) for name in FUSIONS]
     if quant is not None and (quant.linear or quant.embedding):
         linear = quant.linear.name if quant.linear else None
         embedding = quant.embedding.name if quant.embedding else None

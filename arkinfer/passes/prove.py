@@ -16,6 +16,7 @@ from arkinfer import ir
 from arkinfer.errors import ArkError
 from arkinfer.ir import (
     DTYPES,
+    Derived,
     Function,
     Module,
     Node,
@@ -93,21 +94,21 @@ class _Names:
                 self._weight(weight, weight.name in tables)
 
     def _weight(self, weight: Weight, is_table: bool) -> Weight:
-        if weight.name in self._known:
-            return self._known[weight.name]
-        source = weight.source
-        if source is not None:
-            parts = [self._declared.get(name) for name in source.inputs]
-            kept = weight.type == _dense(weight) and all(parts)
-            inner = [self._weight(p, is_table) for p in parts if p is not None] if kept else []
-            source = ir.Derived(source.rule, tuple(w.name for w in inner), source.attributes)
-            source = source if kept else None
-        kind = weight.type
-        if is_table:  # rows that no token reads prove nothing
-            kind = _with_rows(kind, SMALLEST)
-        named = Weight(f"w{len(self._known)}", kind, source)
-        self._known[weight.name] = self.weights[named.name] = named
-        return named
+        if weight.name not in self._known:
+            source, kind = self._source(weight, is_table), weight.type
+            if is_table:  # rows that no token reads prove nothing
+                kind = _with_rows(kind, SMALLEST)
+            named = Weight(f"w{len(self._known)}", kind, source)
+            self._known[weight.name] = self.weights[named.name] = named
+        return self._known[weight.name]
+
+    def _source(self, weight: Weight, is_table: bool) -> Derived | None:
+        """The rule of a dense weight; quantized ones are random matrices, quantized."""
+        if weight.source is None or isinstance(weight.type, QuantizedType):
+            return None
+        parts = [self._weight(self._declared[name], is_table) for name in weight.source.inputs]
+        names = tuple(part.name for part in parts)
+        return Derived(weight.source.rule, names, weight.source.attributes)
 
     def function(
         self,
@@ -146,10 +147,6 @@ def _tables(nodes: Iterable[Node]) -> set[str]:
         is_embedding = node.op in ("nn.embedding", "quant.embedding")
         (tables if is_embedding else others).update(w.name for w in node.weights)
     return tables - others
-
-
-def _dense(weight: Weight) -> TensorType | None:
-    return weight.type if isinstance(weight.type, TensorType) else None
 
 
 def _with_rows(kind: TensorType | QuantizedType, rows: int) -> TensorType | QuantizedType:

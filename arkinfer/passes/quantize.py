@@ -1,69 +1,115 @@
-"""Declares quantized weights: nn.linear -> quant.linear, nn.embedding -> quant.embedding.
+"""Linears and embeddings get quantized weights; the numbers are made when they are asked for.
 
-No number is touched here: the new symbols are rules (`rtn`) that the build evaluates by rows.
+Knows no method: a weight only says by which rule it comes. A head is a linear whose result leaves
+the function, or that shares its matrix with an embedding; it goes with the embedding.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
-from arkinfer import ir
-from arkinfer.errors import UnsupportedError
-from arkinfer.ir import Derived, QuantizedType, Weight
+from arkinfer.errors import UnsupportedError, UsageError
+from arkinfer.ir import (
+    Attribute,
+    Derived,
+    Function,
+    Module,
+    Node,
+    QuantizedType,
+    TensorType,
+    Weight,
+)
 from arkinfer.packing import Scheme, parse_scheme
+from arkinfer.passes.symbols import derived
+
+METHODS = ("rtn",)
+GROUPS = (128, 64, 32)
 
 
 @dataclass(frozen=True)
 class Quantize:
-    """Round-to-nearest, with embedding and head set apart from the other linears.
+    """Options: schemes by name, `none` to leave as they are; how; and whether to clip."""
 
-    The head is the linear whose result is the function's first one; tied to the embedding, both
-    share one quantized matrix.
-
-    Options:
-        linear: scheme of the linears; None: they stay.
-        embedding: scheme of embedding and head; None: they stay.
-        clip: search the clipping range that loses least.
-    """
-
-    name = "quantize"
     linear: str | None = None
     embedding: str | None = None
+    method: str = "rtn"
     clip: bool = True
 
-    def run(self, module: ir.Module) -> bool:
+    name = "quantize"
+
+    def run(self, module: Module) -> bool:
+        """Raises UnsupportedError where a group does not fit; names the torch path."""
+        if self.method not in METHODS:
+            raise UsageError(
+                f'There is no quantization method "{self.method}"',
+                "",
+                f"Known: {', '.join(METHODS)}",
+            )
+        linear = parse_scheme(self.linear) if self.linear else None
+        embedding = parse_scheme(self.embedding) if self.embedding else None
         changed = False
-        linear, embedding = (_scheme(name) for name in (self.linear, self.embedding))
         for function in module.functions.values():
+            heads = _heads(function)
             for node in function.nodes:
-                if node.op == "nn.embedding":
-                    changed |= self._replace(node, embedding, "quant.embedding", module)
-                elif node.op == "nn.linear":
-                    head = node.result is function.outputs[0]
-                    scheme = embedding if head else linear
-                    changed |= self._replace(node, scheme, "quant.linear", module)
+                outer = node in heads or node.op == "nn.embedding"
+                scheme = embedding if outer else linear
+                if node.op in ("nn.linear", "nn.embedding") and scheme is not None:
+                    changed |= self._quantize(module, node, scheme)
         return changed
 
-    def _replace(self, node: ir.Node, scheme: Scheme | None, op: str, module: ir.Module) -> bool:
+    def _quantize(self, module: Module, node: Node, scheme: Scheme) -> bool:
         weight = node.operands[1]
-        if scheme is None or not isinstance(weight, Weight):
+        if not isinstance(weight, Weight) or not isinstance(weight.type, TensorType):
+            module.remark(self.name, node, "its matrix is computed")
             return False
-        rows, columns = weight.type.shape
-        assert isinstance(rows, int)
-        assert isinstance(columns, int)
-        try:
-            scheme.group_size(columns)
-        except UnsupportedError as error:
-            raise UnsupportedError(f"{node.loc}: {error.what}", error.why, error.fix) from None
-        options: tuple[tuple[str, ir.Attribute], ...] = (("scheme", scheme.name),)
+        shape = cast("tuple[int, int]", weight.type.shape)
+        _need_fit(node, scheme, shape[1])
+        options: list[tuple[str, Attribute]] = [("scheme", scheme.name)]
         if not self.clip:
-            options += (("clip", False),)
-        kind = QuantizedType(scheme, (rows, columns))
-        source = Derived("rtn", (weight.name,), options)
-        name = f"{weight.name}.{scheme.name}"
-        node.op, node.operands[1] = op, module.add_weight(Weight(name, kind, source))
+            options.append(("clip", False))
+        source = Derived(self.method, (weight.name,), tuple(options))
+        named = Weight(f"{weight.name}.{scheme.name}", QuantizedType(scheme, shape), source)
+        node.operands[1] = module.add_weight(derived(module, named))
+        node.op = node.op.replace("nn.", "quant.")
         return True
 
 
-def _scheme(name: str | None) -> Scheme | None:
-    return None if name is None else parse_scheme(name)
+def _heads(function: Function) -> set[Node]:
+    tables = {n.weights[0].name for n in function.nodes if n.op == "nn.embedding" and n.weights}
+    outputs = set(function.outputs)
+    return {
+        node
+        for node in function.nodes
+        if node.op == "nn.linear"
+        and (node.result in outputs or any(w.name in tables for w in node.weights))
+    }
+
+
+def _need_fit(node: Node, scheme: Scheme, columns: int) -> None:
+    try:
+        scheme.group_size(columns)
+    except UnsupportedError as error:
+        where = node.loc or f"a {node.op} without a torch path"
+        raise UnsupportedError(
+            f"{where} cannot be quantized to {scheme.name}: it has {columns} inputs",
+            error.why[:1].upper() + error.why[1:],
+            f"Choose {_choices(scheme, columns)} for {_part(node)}",
+        ) from None
+
+
+def _choices(scheme: Scheme, columns: int) -> str:
+    """The same scheme in groups that fit, and none, which always does."""
+    fitting: list[str] = []
+    for group in (*GROUPS, 0):
+        other = Scheme(scheme.bits, group, scheme.offset, scheme.act_order)
+        try:
+            other.group_size(columns)
+        except UnsupportedError:
+            continue
+        fitting.append(other.name)
+    return " or ".join([", ".join(fitting), "none"]) if fitting else "none"
+
+
+def _part(node: Node) -> str:
+    return "the embedding" if node.op == "nn.embedding" else "the linears, or for the head if it is one"

@@ -9,8 +9,10 @@ from arkinfer.errors import UsageError, nearest
 from arkinfer.passes.base import Pass, make, parse_spec, split_specs
 
 NAMES = (
+    "eliminate-common-subexpressions",
     "eliminate-dead-code",
     "fold-scalars",
+    "fuse-add",
     "fuse-attention",
     "fuse-qkv",
     "fuse-rms-norm",

@@ -1,92 +1,107 @@
-"""Divides the residual stream by its branches' scale, so that every nn.add has scale 1.
+"""h' = h / r makes every sum of the residual stream plain: x + y instead of x + r * y. Exact.
 
-With h' = h / r: h + r * branch becomes h' + branch, an embedding's scale becomes scale / r, and an
-RMSNorm of h' with eps / r^2 equals that of h with eps. Exact in real numbers; see
-docs/adr/0004-residual-rescaling.md.
+RMSNorm does not see the scale of its input once eps is divided by r^2, and the embedding starts
+the stream at 1 / r of its scale. For backends whose fused sum takes no scale. Knows no model.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import cast
 
-from arkinfer import ir
-from arkinfer.passes.proof import NoMatch
+from arkinfer.ir import Function, Module, Node, Value
+from arkinfer.passes.match import NoMatch, need
+from arkinfer.passes.prove import refutation
+from arkinfer.passes.rewrite import one_node
 
-SOURCES = ("nn.embedding", "quant.embedding")
+EMBEDDINGS = ("nn.embedding", "quant.embedding")
 
 
 @dataclass(frozen=True)
 class RescaleResidual:
-    """All or nothing: the stream runs from an embedding through additions of one scale to norms."""
-
     name = "rescale-residual"
 
-    def run(self, module: ir.Module) -> bool:
+    def run(self, module: Module) -> bool:
         changed = False
         for function in module.functions.values():
-            adds = [node for node in function.nodes if node.op == "nn.add"]
-            scaled = [node for node in adds if node.attributes["scale"] != 1]
-            if not scaled:
-                continue
-            try:
-                _rescale(function, adds)
-                changed = True
-            except NoMatch as reason:
-                module.remark(self.name, scaled[0], str(reason))
+            for node in list(function.nodes):
+                if node.op not in EMBEDDINGS:
+                    continue
+                try:
+                    changed |= _rescale(module, function, node)
+                except NoMatch as no:
+                    module.remark(self.name, node, no.reason)
         return changed
 
 
-def _rescale(function: ir.Function, adds: list[ir.Node]) -> None:
-    scales = {node.attributes["scale"] for node in adds}
-    if len(scales) > 1:
-        raise NoMatch(f"the additions have {len(scales)} different scales")
-    (scale,) = scales
-    assert isinstance(scale, float | int)
-    norms: list[ir.Node] = []
-    users = function.users()
-    embeddings = [_origin(node, adds) for node in adds]
-    sources = list({id(node): node for node in embeddings if node is not None}.values())
-    stream = {node.result for node in [*sources, *adds]}
-    for value in list(stream):
-        norms += _norms(value, users, function, stream)
-    for node in sources:
-        given = node.attributes.get("scale", 1.0)
-        assert isinstance(given, float | int)
-        node.attributes["scale"] = given / scale
-    for node in {id(norm): norm for norm in norms}.values():
-        eps = node.attributes["eps"]
-        assert isinstance(eps, float | int)
-        node.attributes["eps"] = eps / scale**2
-    for node in adds:
-        node.attributes["scale"] = 1.0
+@dataclass
+class _Stream:
+    """The nodes along which a residual stream flows."""
+
+    embedding: Node
+    sums: list[Node] = field(default_factory=list[Node])
+    takes: list[Node] = field(default_factory=list[Node])
+    norms: list[Node] = field(default_factory=list[Node])
 
 
-def _origin(node: ir.Node, adds: list[ir.Node]) -> ir.Node | None:
-    """The embedding that an addition's stream begins with; None behind another addition."""
-    residual, branch = node.values
-    before = residual.producer
-    if branch.producer is not None and branch.producer.op in ("nn.add", *SOURCES):
-        raise NoMatch("a branch is itself part of the stream")
-    if before is None or before.op not in ("nn.add", *SOURCES):
-        raise NoMatch("the stream does not begin with an embedding")
-    return None if before.op == "nn.add" else before
+def _rescale(module: Module, function: Function, embedding: Node) -> bool:
+    stream = _follow(function, embedding)
+    scales = {cast(float, node.attributes["scale"]) for node in stream.sums}
+    if scales <= {1.0}:
+        return False  # nothing to do
+    need(len(scales) == 1, f"its sums have different scales: {sorted(scales)}")
+    (r,) = scales
+    need(r > 0, f"its sums have the scale {r}, and only positive ones leave norms alone")
+    old = [n for n in function.nodes if n in {embedding, *stream.sums, *stream.takes, *stream.norms}]
+    new, renamed = _rewritten(old, r)
+    results = {node.result: renamed[node.result] for node in stream.norms}
+    why = refutation(old, new, results, module.weights)
+    need(why is None, why or "")
+    swapped = dict(zip(old, new, strict=True))
+    function.nodes = [swapped.get(node, node) for node in function.nodes]
+    for value, fresh in renamed.items():
+        function.replace_value(value, fresh)
+    return True
 
 
-def _norms(
-    value: ir.Value,
-    users: dict[ir.Value, list[ir.Node]],
-    function: ir.Function,
-    stream: set[ir.Value],
-) -> list[ir.Node]:
-    """The norms that read a value of the stream, maybe behind a selection of rows."""
-    if value in function.outputs:
-        raise NoMatch("the stream is a result of the function")
-    found: list[ir.Node] = []
-    for user in users[value]:
-        if user.op == "nn.rms_norm":
-            found.append(user)
-        elif user.op == "tensor.take":
-            found += _norms(user.result, users, function, stream)
-        elif user.op != "nn.add" or user.values[0] is not value:
-            raise NoMatch(f"{user.op} reads the stream without a norm")
-    return found
+def _rewritten(old: Sequence[Node], r: float) -> tuple[list[Node], dict[Value, Value]]:
+    """Copies of the stream's nodes with the new constants, and their results by the old ones."""
+    renamed: dict[Value, Value] = {}
+    new: list[Node] = []
+    for node in old:
+        changed = dict(node.attributes)
+        if node.op in EMBEDDINGS:
+            changed["scale"] = cast(float, changed["scale"]) / r
+        elif node.op == "nn.add":
+            changed["scale"] = 1.0
+        elif node.op == "nn.rms_norm":
+            changed["eps"] = cast(float, changed["eps"]) / (r * r)
+        operands = [renamed.get(o, o) if isinstance(o, Value) else o for o in node.operands]
+        new.append(one_node(node, node.op, *operands, **changed))
+        renamed[node.result] = new[-1].result
+    return new, renamed
+
+
+def _follow(function: Function, embedding: Node) -> _Stream:
+    """Where the stream goes. Anything but sums, rows of it and norms sees its scale: NoMatch."""
+    stream, flowing = _Stream(embedding), {embedding.result}
+    for node in function.nodes:
+        inside = [index for index, o in enumerate(node.operands) if o in flowing]
+        if not inside:
+            continue
+        where = f"{node.op}{f' at {node.loc}' if node.loc else ''}"
+        need(inside == [0], f"{where} reads the residual stream as a branch")
+        if node.op == "nn.add":
+            stream.sums.append(node)
+            flowing.add(node.result)
+        elif node.op == "tensor.take":
+            stream.takes.append(node)
+            flowing.add(node.result)
+        elif node.op == "nn.rms_norm":
+            stream.norms.append(node)
+        else:
+            raise NoMatch(f"{where} reads the residual stream, and would see its scale")
+    left = [n for n, v in zip(function.output_names, function.outputs, strict=True) if v in flowing]
+    need(not left, f"the residual stream leaves the function as {', '.join(left)}")
+    return stream

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -73,10 +73,9 @@ class Round:
         self.uses = Uses(function)
         self._module, self._function = module, function
         self._order = {node: index for index, node in enumerate(function.nodes)}
-        self._matched: dict[Node, None] = {}
+        self._matched: set[Node] = set()
         self._placed: dict[Node, list[Node]] = {}
         self._replaced: dict[Value, Value] = {}
-        self._inputs: dict[Value, Value] = {}
 
     def add(self, rewrite: Rewrite, *, prove: bool = True) -> None:
         """Takes a rewrite, once it is proven.
@@ -93,15 +92,12 @@ class Round:
             need(same, f"the fused op gives {new.type}, where {old.type} is used")
         if prove:
             self._prove(rewrite)
-        self._matched.update(dict.fromkeys([*pattern.own, *pattern.shared]))
-        for node in pattern.shared:
-            self._matched.pop(node, None)
+        self._matched.update(pattern.own)
         for node in rewrite.nodes:
             for weight in node.weights:
                 self._module.add_weight(weight)
         self._placed.setdefault(rewrite.before, []).extend(rewrite.nodes)
-        self._replaced.update(rewrite.results)
-        self._inputs.update(rewrite.inputs)
+        self._replaced |= {**rewrite.results, **rewrite.inputs}
 
     def _prove(self, rewrite: Rewrite) -> None:
         nodes = dict.fromkeys([*rewrite.pattern.own, *rewrite.pattern.shared])
@@ -120,22 +116,16 @@ class Round:
             nodes += self._placed.get(node, ())
             nodes.append(node)
         for node in nodes:
-            node.operands = [self._now(operand) for operand in node.operands]
-        function.inputs = [self._inputs.get(value, value) for value in function.inputs]
-        function.outputs = [_resolve(value, self._replaced) for value in function.outputs]
-        function.nodes = _without_dead(nodes, function.outputs, set(self._matched))
+            node.operands = [o if isinstance(o, Weight) else self._now(o) for o in node.operands]
+        function.inputs = [self._now(value) for value in function.inputs]
+        function.outputs = [self._now(value) for value in function.outputs]
+        function.nodes = _without_dead(nodes, function.outputs, self._matched)
         return True
 
-    def _now(self, operand: Operand) -> Operand:
-        if isinstance(operand, Weight):
-            return operand
-        return self._inputs.get(operand) or _resolve(operand, self._replaced)
-
-
-def _resolve(value: Value, replaced: Mapping[Value, Value]) -> Value:
-    while value in replaced:
-        value = replaced[value]
-    return value
+    def _now(self, value: Value) -> Value:
+        while value in self._replaced:
+            value = self._replaced[value]
+        return value
 
 
 def _dtype(value: Value) -> str:

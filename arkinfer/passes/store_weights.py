@@ -1,37 +1,43 @@
-"""Decides the dtype in which matrices that are not quantized are stored."""
+"""Matrices that are not quantized are stored in one dtype. Knows no model.
+
+Norm weights and tables of angles stay as they are: they are small, and their precision counts.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from arkinfer import ir
-from arkinfer.ir import Derived, TensorType, Weight
+from arkinfer.errors import UsageError
+from arkinfer.ir import Derived, Module, TensorType, Weight
+from arkinfer.ir.types import FLOATS
+from arkinfer.passes.symbols import derived
 
-MATRIX_OPS = ("nn.linear", "nn.embedding")
+OPS = ("nn.linear", "nn.embedding")
 
 
 @dataclass(frozen=True)
 class StoreWeights:
-    """Casts the matrices of linears and embeddings; vectors stay as they are.
+    """Option: an IR dtype."""
 
-    Options:
-        dtype: f32, f16 or bf16.
-    """
+    dtype: str
 
     name = "store-weights"
-    dtype: str = "f32"
 
-    def run(self, module: ir.Module) -> bool:
+    def run(self, module: Module) -> bool:
+        if self.dtype not in FLOATS:
+            raise UsageError(
+                f'Weights cannot be stored as "{self.dtype}"', "", f"Use {', '.join(FLOATS)}"
+            )
         changed = False
         for node in module.nodes():
-            weight = node.operands[1] if node.op in MATRIX_OPS else None
+            weight = node.operands[1] if node.op in OPS else None
             if not isinstance(weight, Weight) or not isinstance(weight.type, TensorType):
                 continue
             if weight.type.dtype == self.dtype:
                 continue
-            kind = TensorType(self.dtype, weight.type.shape)
             source = Derived("cast", (weight.name,), (("to", self.dtype),))
-            name = f"{weight.name}.{self.dtype}"
-            node.operands[1] = module.add_weight(Weight(name, kind, source))
+            kind = TensorType(self.dtype, weight.type.shape)
+            cast = derived(module, Weight(f"{weight.name}.{self.dtype}", kind, source))
+            node.operands[1] = module.add_weight(cast)
             changed = True
         return changed
