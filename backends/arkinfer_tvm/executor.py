@@ -133,7 +133,7 @@ class TvmExecutable:
                 f"The artifact was built for 1 to {self.max_context} tokens",
                 "Ask for fewer, or build it with a larger context",
             )
-        caches = [aligned((context, *shape), np.float32) for shape in self._bound.program.caches]
+        caches = [aligned((context, c.heads, c.size), c.dtype) for c in self._bound.program.caches]
         return TvmState(self, caches, self._bound.arguments(caches), context)
 
     def run(self, arguments: Array, tokens: Array, rows: Array, length: int) -> FloatArray:
@@ -156,7 +156,7 @@ class TvmExecutable:
 
 
 class TvmState:
-    """One sequence: its caches, float32 [capacity, kv heads, head size] each, and its length."""
+    """One sequence: its caches, [capacity, kv heads, head size] each, and its length."""
 
     def __init__(
         self, executable: TvmExecutable, caches: list[Array], arguments: Array, capacity: int

@@ -18,12 +18,14 @@ from arkinfer.errors import InternalError, UnsupportedError
 from arkinfer.packing import QuantizedTensor
 from arkinfer_tvm import kernels
 from arkinfer_tvm.kernels.quantized import Layout
-from arkinfer_tvm.program import Dimension, Operand, Program
+from arkinfer_tvm.program import Cache, Dimension, Operand, Program
 from arkinfer_tvm.scratch import Lifetime, place
 
 Parts = Callable[[ir.Weight], Mapping[str, str]]
 """Stores a weight: part name -> tensor name, as `SectionWriter.weight`."""
 
+CACHES = {"f32": "float32", "i8": "int8"}
+"""Caches that kernels read, IR dtype -> numpy's."""
 _SCALES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
@@ -78,7 +80,7 @@ class Lowering:
         self.parts, self.table = parts, table
         self._homes: dict[ir.Value, Home] = {}
         self._caches: dict[ir.Value, int] = {}
-        self._shapes: list[tuple[int, int]] = []
+        self._shapes: list[Cache] = []
         self._buffers: list[_Buffer] = []
         self._dims: dict[Dimension, int] = {}
         self._calls: list[tuple[str, list[Operand]]] = []
@@ -92,7 +94,8 @@ class Lowering:
             if isinstance(value.type, ir.CacheType):
                 self._caches[value] = len(self._shapes)
                 _, heads, size = value.type.shape
-                self._shapes.append((_fixed(heads), _fixed(size)))
+                kind = CACHES[value.type.dtype]
+                self._shapes.append(Cache(_fixed(heads), _fixed(size), kind))
             else:
                 self._homes[value] = self._fresh(value, port=value.name)
         for node in self.function.nodes:
@@ -178,10 +181,12 @@ class Lowering:
         cache, rows = node.values
         index = self._caches[cache]
         home = self._homes[rows]
+        scale = {"scale": self._dense(node.weights[0])} if node.weights else {}
         self._call(
-            kernels.Append(home.rows),
+            kernels.Append(home.rows, self._shapes[index].dtype),
             rows=home,
             cache=Operand("cache", index),
+            **scale,
             start=self._count(cache.type.shape[0]),
             count=self._count(home.count),
         )
@@ -190,11 +195,13 @@ class Lowering:
     def _attn_dense(self, node: ir.Node) -> None:
         q, k, v = node.values
         _, heads, size = (d if isinstance(d, int) else 0 for d in q.tensor.shape)
-        kv_heads = _fixed(k.type.shape[1])
+        kv_heads, kind = _fixed(k.type.shape[1]), self._shapes[self._caches[k]].dtype
         scale = _number(node, "scale")
+        scales = zip(("k_scale", "v_scale"), node.weights, strict=False)  # none, or two
         self._rowwise(
             node,
-            kernels.Attention(self._homes[q].rows, heads, kv_heads, size, scale),
+            kernels.Attention(self._homes[q].rows, heads, kv_heads, size, scale, kind),
+            **{name: self._dense(weight) for name, weight in scales},
             q=q,
             k=Operand("cache", self._caches[k]),
             v=Operand("cache", self._caches[v]),

@@ -43,6 +43,15 @@ class Operand:
 
 
 @dataclass(frozen=True)
+class Cache:
+    """The keys or values of a layer, [capacity, heads, size] of "float32" or "int8"."""
+
+    heads: int
+    size: int
+    dtype: str
+
+
+@dataclass(frozen=True)
 class Program:
     """One step.
 
@@ -50,14 +59,14 @@ class Program:
         dims: numbers that kernels read through pointers.
         operands: what calls refer to by index.
         calls: kernel name and operands, in order.
-        caches: (kv heads, head size) of each cache, float32 [capacity, kv heads, head size].
+        caches: what a state must bring.
         scratch: bytes of memory for what lives between kernels.
     """
 
     dims: tuple[Dimension, ...]
     operands: tuple[Operand, ...]
     calls: tuple[tuple[str, tuple[int, ...]], ...]
-    caches: tuple[tuple[int, int], ...]
+    caches: tuple[Cache, ...]
     scratch: int
 
     def to_json(self) -> bytes:
@@ -76,6 +85,6 @@ class Program:
             ),
             operands=tuple(Operand(kind, key) for kind, key in facts["operands"]),
             calls=tuple((name, tuple(arguments)) for name, arguments in facts["calls"]),
-            caches=tuple((heads, size) for heads, size in facts["caches"]),
+            caches=tuple(Cache(**cache) for cache in facts["caches"]),
             scratch=facts["scratch"],
         )

@@ -15,6 +15,9 @@ DENSE = ("f32", "bf16", "f16")
 BITS = (2, 4, 8)
 """Codes that do not straddle bytes."""
 
+CACHES = ("f32", "i8")
+"""Dtypes of caches."""
+
 DEQUANTIZING = "weights are dequantized to float32 in the kernel, without integer dot products"
 
 
@@ -78,9 +81,13 @@ def _rope(node: ir.Node) -> Support:
 
 
 def _cache(node: ir.Node) -> Support:
-    types = [o.type for o in node.operands if isinstance(o.type, ir.CacheType)]
-    other = sorted({t.dtype for t in types} - {"f32"})
-    return Support.no(f"its caches hold f32, not {other[0]}") if other else Support.fast()
+    other = {o.type.dtype for o in node.operands if isinstance(o.type, ir.CacheType)} - set(CACHES)
+    if other:
+        return Support.no(f"its caches hold {' or '.join(CACHES)}, not {other.pop()}")
+    for scale in node.operands[2 if node.op == "cache.append" else 3 :]:
+        if not isinstance(scale, ir.Weight) or getattr(scale.type, "dtype", "") != "f32":
+            return Support.no("the scales of its caches must be f32 weights")
+    return Support.fast()
 
 
 def _slice(node: ir.Node) -> Support:

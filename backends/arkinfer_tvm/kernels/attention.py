@@ -1,6 +1,7 @@
 """Kernels of the key-value cache: append, and attention over it.
 
-A cache is float32 [capacity, kv heads, head size], one token after the other.
+A cache is [capacity, kv heads, head size], one token after the other: float32, or int8 with a
+float32 scale for each (kv head, place).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from arkinfer_tvm.kernels.common import (
     horizontal_max,
     horizontal_sum,
     i64,
+    kind,
     lanes_of,
     load,
     loop,
@@ -39,13 +41,17 @@ _MASKED = -1e30
 
 @dataclass(frozen=True)
 class Append(Kernel):
-    """cache[start + t] = rows[t]."""
+    """cache[start + t] = rows[t]; int8: round(rows[t] / scale) within ±127."""
 
     family: ClassVar[str] = "append"
     rows: Strided
+    cache: str
 
     def parameters(self) -> dict[str, str]:
-        return {"rows": "float32", "cache": "float32", "start": "int64", "count": "int64"}
+        kinds = {"rows": "float32", "cache": self.cache}
+        if self.cache == "int8":
+            kinds["scale"] = "float32"
+        return {**kinds, "start": "int64", "count": "int64"}
 
     def emit(self, p: SimpleNamespace) -> None:
         width, lanes = self.rows.width, self.rows.lanes
@@ -55,6 +61,12 @@ class Append(Kernel):
             with loop(width // lanes) as i:
                 at = bind(i * i64(lanes))
                 value = load(p.rows, self.rows.at(t, at), lanes)
+                if self.cache == "int8":
+                    value = build.nearbyint(value / load(p.scale, at, lanes))
+                    value = build.max(value, constant(-127.0, lanes))
+                    value = build.min(value, constant(127.0, lanes))
+                    value = build.cast(value, kind("int32", lanes))
+                    value = build.cast(value, kind("int8", lanes))
                 store(p.cache, (start + t) * i64(width) + at, value, lanes)
 
         each_row(load(p.count, 0), row)
@@ -73,16 +85,13 @@ class Attention(Kernel):
     kv_heads: int
     size: int
     scale: float
+    cache: str
 
     def parameters(self) -> dict[str, str]:
-        return {
-            "q": "float32",
-            "k": "float32",
-            "v": "float32",
-            "out": "float32",
-            "length": "int64",
-            "count": "int64",
-        }
+        kinds = {"q": "float32", "k": self.cache, "v": self.cache}
+        if self.cache == "int8":
+            kinds |= {"k_scale": "float32", "v_scale": "float32"}
+        return {**kinds, "out": "float32", "length": "int64", "count": "int64"}
 
     def emit(self, p: SimpleNamespace) -> None:
         count, length = bind(load(p.count, 0)), bind(load(p.length, 0))
@@ -97,15 +106,28 @@ class Attention(Kernel):
     def _lanes(self) -> int:
         return lanes_of(self.size, self.q.stride, self.q.offset)
 
-    def _cached(self, token: Expr, kv_head: Expr, column: int) -> Expr:
-        return (token * i64(self.kv_heads) + kv_head) * i64(self.size) + i64(column)
+    def _cached(self, cache: Buffer, token: Expr, kv_head: Expr, column: int) -> Expr:
+        """What a cache holds from a column on, as float32 (codes, where it is int8)."""
+        at = (token * i64(self.kv_heads) + kv_head) * i64(self.size) + i64(column)
+        value = load(cache, at, self._lanes)
+        if self.cache == "float32":
+            return value
+        code = build.cast(value, kind("int32", self._lanes))
+        return build.cast(code, kind("float32", self._lanes))
+
+    def _scaled(self, value: Expr, scales: Buffer, kv_head: Expr, column: int) -> Expr:
+        """The scales of K go into the query, those of V into the result: once a token."""
+        at = kv_head * i64(self.size) + i64(column)
+        return value * load(scales, at, self._lanes)
 
     def _attend(self, p: SimpleNamespace, t: Expr, head: Expr, kv_head: Expr, seen: Expr) -> None:
         lanes = self._lanes
         columns = range(0, self.size, lanes)
-        query = [
-            bind(load(p.q, self.q.at(t, head * i64(self.size) + i64(c)), lanes)) for c in columns
-        ]
+        query = [load(p.q, self.q.at(t, head * i64(self.size) + i64(c)), lanes) for c in columns]
+        if self.cache == "int8":
+            scaled = zip(query, columns, strict=True)
+            query = [self._scaled(part, p.k_scale, kv_head, c) for part, c in scaled]
+        query = [bind(part) for part in query]
         mixed = [accumulator(lanes) for _ in columns]
         greatest, total = accumulator(1, _MASKED), accumulator(1)
         with loop((seen + i64(BLOCK - 1)) // i64(BLOCK)) as block:
@@ -113,21 +135,23 @@ class Attention(Kernel):
             inside = bind(build.min(seen - first, i64(BLOCK)))
             weights = accumulator(BLOCK, _MASKED)
             with loop(inside) as j:
-                at = self._cached(first + j, kv_head, 0)
-                score = query[0] * load(p.k, at, lanes)
+                score = query[0] * self._cached(p.k, first + j, kv_head, 0)
                 for c, part in zip(columns[1:], query[1:], strict=True):
-                    score = score + part * load(p.k, at + i64(c), lanes)
+                    score = score + part * self._cached(p.k, first + j, kv_head, c)
                 store(weights, j, horizontal_sum(score, lanes) * constant(self.scale))
             self._weigh(weights, greatest, total, mixed)
             with loop(inside) as j:
                 weight = bind(load(weights, j))
                 for c, part in zip(columns, mixed, strict=True):
-                    value = load(p.v, self._cached(first + j, kv_head, c), lanes)
+                    value = self._cached(p.v, first + j, kv_head, c)
                     store(part, 0, load(part, 0, lanes) + value * spread(weight, lanes), lanes)
         out = bind((t * i64(self.heads) + head) * i64(self.size))
         share = bind(constant(1.0) / load(total, 0))
         for c, part in zip(columns, mixed, strict=True):
-            store(p.out, out + i64(c), load(part, 0, lanes) * spread(share, lanes), lanes)
+            value = load(part, 0, lanes) * spread(share, lanes)
+            if self.cache == "int8":
+                value = self._scaled(value, p.v_scale, kv_head, c)
+            store(p.out, out + i64(c), value, lanes)
 
     def _weigh(self, weights: Buffer, greatest: Buffer, total: Buffer, mixed: list[Buffer]) -> None:
         """Scores of a block become weights relative to the maximum so far; sums follow it."""

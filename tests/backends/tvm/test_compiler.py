@@ -1,0 +1,332 @@
+"""The compiler: what it supports and refuses, for which processors, the same bytes every time."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from arkinfer import ir
+from arkinfer.artifact import open_artifact
+from arkinfer.backend import compiler
+from arkinfer.errors import DeviceError, UnsupportedError
+from arkinfer.ir import Builder, CacheType, TensorType, Value, Weight, dim
+from arkinfer.packing import parse_scheme
+from arkinfer.targets import Target, load_target
+from arkinfer_tvm import cpu
+from arkinfer_tvm.compiler import TvmCompiler, level_for
+from arkinfer_tvm.cpu import LEVELS, best_level
+from arkinfer_tvm.support import DEQUANTIZING
+
+CPU = load_target("cpu")
+
+
+def node(op: str, *operands: Value | Weight, **attributes: Any) -> ir.Node:
+    builder = Builder(ir.infer_types)
+    builder.add(op, *operands, **attributes)
+    return builder.nodes[0]
+
+
+def value(*shape: int | str, dtype: str = "f32") -> Value:
+    return Value(TensorType(dtype, tuple(dim(d) for d in shape)), "x")
+
+
+def weight(*shape: int, dtype: str = "f32") -> Weight:
+    return Weight("w", TensorType(dtype, shape))
+
+
+def coded(name: str, rows: int = 8, columns: int = 64) -> Weight:
+    return Weight("w", ir.QuantizedType(parse_scheme(name), (rows, columns)))
+
+
+def cache(dtype: str = "f32") -> Value:
+    return Value(CacheType(dtype, (dim("S"), 2, 8)), "c")
+
+
+@pytest.mark.parametrize("scheme", ["int4-g32", "int2-g64-asym", "int8-row-min", "int4-row"])
+def test_quantized_matrices_are_slow_and_say_why(scheme: str) -> None:
+    for found in (
+        node("quant.linear", value("T", 64), coded(scheme)),
+        node("quant.embedding", value("T", dtype="i64"), coded(scheme), scale=1.0),
+    ):
+        support = TvmCompiler().supports(found, CPU)
+        assert (support.level, support.reason) == ("slow", DEQUANTIZING)
+
+
+def test_dense_ops_are_fast() -> None:
+    q, positions = value("T", 4, 8), value("T", dtype="i64")
+    for found in (
+        node("nn.linear", value("T", 8), weight(3, 8, dtype="bf16")),
+        node("nn.embedding", positions, weight(9, 8, dtype="f16"), scale=1.0),
+        node("nn.rms_norm", value("T", 8), weight(8), eps=1e-5),
+        node("nn.rope", q, positions, weight(4), factor=1.0),
+        node("nn.add", value("T", 8), value("T", 8), scale=0.5),
+        node("cache.append", cache(), value("T", 2, 8)),
+        node("attn.dense", q, cache(), cache(), scale=1.0),
+        node("cache.append", cache("i8"), value("T", 2, 8), weight(2, 8)),
+        node("attn.dense", q, cache("i8"), cache("i8"), weight(2, 8), weight(2, 8), scale=1.0),
+        node("tensor.slice", q, axis=1, start=0, stop=2),
+        node("tensor.slice", q, axis=-2, start=0, stop=2),
+        node("tensor.reshape", q, shape=(dim("T"), 32)),
+    ):
+        assert TvmCompiler().supports(found, CPU).level == "fast", found.op
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (node("quant.linear", value("T", 64), coded("int3-g32")),
+         "its kernels read codes of 2, 4 or 8 bits, not int3-g32"),
+        (node("quant.embedding", value("T", dtype="i64"), coded("int6-g32"), scale=1.0),
+         "its kernels read codes of 2, 4 or 8 bits, not int6-g32"),
+        (node("nn.linear", value("T", 8), weight(3, 8, dtype="f64")),
+         "its kernels read f32, bf16, f16 weights, not f64"),
+        (node("nn.linear", value(2, "T", 8), weight(3, 8)),
+         "its input must have 2 dims, not 3"),
+        (node("nn.linear", value("T", 8), value(3, 8)),
+         "its matrix must be a weight, and its input a value"),
+        (node("nn.rms_norm", value("T", 2, 8), weight(8), eps=1.0),
+         "its input must have 2 dims, not 3"),
+        (node("nn.rms_norm", value("T", 8), value(8), eps=1.0), "its gain must be a weight"),
+        (node("nn.embedding", value("T", dtype="i64"), value(9, 8), scale=1.0),
+         "its table must be a weight"),
+        (node("nn.rope", value("T", 4, 8), value("T", dtype="i64"), weight(4, dtype="f16"),
+              factor=1.0),
+         "its frequencies must be an f32 weight"),
+        (node("nn.add", value(8), weight(8), scale=1.0),
+         "its operands must be values, not weights"),
+        (node("attn.dense", value("T", 4, 8), cache("f16"), cache("f16"), scale=1.0),
+         "its caches hold f32 or i8, not f16"),
+        (node("cache.append", cache("i8"), value("T", 2, 8), weight(2, 8, dtype="f16")),
+         "the scales of its caches must be f32 weights"),
+        (node("cache.append", cache("i8"), value("T", 2, 8), value(2, 8)),
+         "the scales of its caches must be f32 weights"),
+        (node("tensor.slice", value("T", 4, 8), axis=2, start=0, stop=4),
+         "it slices along axis 1, not 2"),
+        (node("tensor.reshape", value("T", 8), shape=(2, dim("T"), 4)),
+         "it can reshape within rows only, axis 0 stays"),
+        (node("tensor.cos", value("T", 8)), "it has no kernel for tensor.cos"),
+    ],
+)  # fmt: skip
+def test_what_no_kernel_covers(found: ir.Node, reason: str) -> None:
+    support = TvmCompiler().supports(found, CPU)
+    assert (support.level, support.reason) == ("no", reason)
+
+
+def test_an_architecture_without_kernels() -> None:
+    target = CPU.model_copy(update={"arch": "riscv64"})
+    support = TvmCompiler().supports(node("tensor.cos", value("T")), target)
+    assert support.reason == "it has no kernels for riscv64, only for x86_64, aarch64"
+
+
+def test_every_node_of_a_model_is_supported(model: Any) -> None:
+    levels = {TvmCompiler().supports(n, CPU).level for n in model.module.nodes()}
+    assert levels <= {"fast", "slow"}
+
+
+def test_supports_does_without_the_compiler_wheel() -> None:
+    code = (
+        "import sys; sys.modules['tvm'] = None\n"
+        "from arkinfer_tvm.compiler import TvmCompiler\n"
+        "from arkinfer.errors import DeviceError\n"
+        "from arkinfer.targets import load_target\n"
+        "from arkinfer import ir\n"
+        "try: TvmCompiler().compile(ir.Module(), load_target('cpu'), None)\n"
+        "except DeviceError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == (
+        'The compiler of the backend "tvm" cannot run here. The Python package "tvm" is missing. '
+        'Install it: pip install "arkinfer[build]".\n'
+    )
+
+
+def test_two_builds_give_the_same_bytes(
+    small: Any, make_artifact: Any, make_store: Any, tmp_path: Path
+) -> None:
+    again = make_artifact(tmp_path / "again.ark", small.module, small.store, CPU)
+    assert again.read_bytes() == small.path.read_bytes()
+
+
+BUILD = """
+import hashlib
+from arkinfer_tvm import kernels as k
+from arkinfer_tvm.build import build_library
+from arkinfer_tvm.compiler import level_for
+from arkinfer.targets import load_target
+names = {k.Linear(k.Strided(64, 64), 32, "bf16"): "linear_0", k.Range(): "range_1",
+         k.RMSNorm(k.Strided(64, 64), "f32", 1e-5): "rms_norm_2"}
+target = load_target("cpu")
+digest = hashlib.sha256(build_library(names, target.arch, level_for(target))).hexdigest()
+"""
+
+
+def test_another_process_gives_the_same_library(tmp_path: Path) -> None:
+    """Nothing depends on the hash seed, the folder or the names of temporary files."""
+    here: dict[str, Any] = {}
+    exec(BUILD, here)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "PYTHONHASHSEED": "7",
+        "TMPDIR": str(tmp_path),
+    }
+    command = [sys.executable, "-c", BUILD + "print(digest)"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == here["digest"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_section_says_what_it_needs(small: Any) -> None:
+    with open_artifact(small.path) as artifact:
+        section = artifact.sections["tvm"]
+        code = artifact.read(section.config["library"])
+    level = best_level(platform.machine(), cpu.cpu_flags())
+    assert section.config["isa"] == level.name
+    assert section.config["cpu_flags"] == list(level.flags)
+    assert section.config["platform"] == f"linux-{platform.machine()}"
+    assert section.requires == {}
+    assert code[:4] == b"\x7fELF"
+    assert str(Path.cwd()).encode() not in code
+    assert b"GCC_BUILD_ID" not in code
+    assert b".note.gnu.build-id" not in code
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="needs readelf (binutils)")
+def test_the_library_needs_only_the_system(small: Any, tmp_path: Path) -> None:
+    with open_artifact(small.path) as artifact:
+        file = tmp_path / "library.so"
+        file.write_bytes(artifact.read("backends/tvm/libkernels.so"))
+    listed = subprocess.run(
+        ["readelf", "-d", "-W", str(file)], capture_output=True, text=True, check=True
+    ).stdout
+    needed = {line.split("[")[1].rstrip("]") for line in listed.splitlines() if "NEEDED" in line}
+    assert {name.split(".")[0].split("-")[0] for name in needed} <= {"libc", "libm", "ld"}
+
+
+def test_levels() -> None:
+    names = [level.name for level in LEVELS["x86_64"]]
+    assert names == ["x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4"]
+    for poorer, richer in zip(LEVELS["x86_64"], LEVELS["x86_64"][1:], strict=False):
+        assert set(poorer.flags) < set(richer.flags)
+        assert best_level("x86_64", frozenset(richer.flags)) == richer
+        assert best_level("x86_64", frozenset(richer.flags[1:])) != richer
+    assert best_level("x86_64", frozenset()).name == "x86-64"
+
+
+@pytest.mark.parametrize(
+    ("arch", "isa", "name"),
+    [
+        ("x86_64", (), "x86-64"),
+        ("x86_64", ("x86-64-v3",), "x86-64-v3"),
+        ("x86_64", ("unheard-of",), "x86-64"),
+        ("aarch64", ("dotprod",), "generic"),
+    ],
+)
+def test_a_target_that_is_not_this_machine(arch: str, isa: tuple[str, ...], name: str) -> None:
+    target = Target(name="t", summary="", arch=arch, isa=isa, backends=("tvm",))
+    assert level_for(target).name == name
+
+
+def test_cpu_flags_of_both_architectures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr(cpu, "CPUINFO", file)
+    assert cpu.cpu_flags() == frozenset()
+    file.write_text("processor\t: 0\nflags\t\t: fpu avx avx2\n\nprocessor\t: 1\n")
+    assert cpu.cpu_flags() == {"fpu", "avx", "avx2"}
+    file.write_text("processor\t: 0\nFeatures\t: fp asimd\n")
+    assert cpu.cpu_flags() == {"fp", "asimd"}
+
+
+def test_the_baseline_runs_here_too(
+    small: Any, make_artifact: Any, opened: Any, tmp_path: Path
+) -> None:
+    target = CPU.model_copy(update={"isa": ()})
+    path = make_artifact(tmp_path / "baseline.ark", small.module, small.store, target)
+    tokens = small.tokens(12)
+    got = opened(path).new_state(12).step(tokens, rows="all").logits
+    expected = small.expected(tokens)
+    assert np.abs(got - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+def test_no_c_compiler(
+    small: Any, make_artifact: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    path = tmp_path / "none.ark"
+    with pytest.raises(DeviceError) as refusal:
+        make_artifact(path, small.module, small.store, CPU)
+    assert str(refusal.value) == (
+        f"The backend tvm cannot link kernels for {platform.machine()} here. There is no C "
+        'compiler "cc". Install one: sudo apt-get install gcc libc6-dev.'
+    )
+    assert not path.exists()
+
+
+def test_no_cross_compiler(
+    small: Any, make_artifact: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    other = "aarch64" if platform.machine() == "x86_64" else "x86_64"
+    target = CPU.model_copy(update={"arch": other, "isa": ()})
+    with pytest.raises(DeviceError) as refusal:
+        make_artifact(tmp_path / "none.ark", small.module, small.store, target)
+    assert str(refusal.value).endswith(
+        f"Install one: sudo apt-get install gcc-{other.replace('_', '-')}-linux-gnu."
+    )
+
+
+def test_a_compiler_without_a_linker(
+    small: Any, make_artifact: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = tmp_path / "fakecc"
+    fake.write_text("#!/bin/sh\necho \"collect2: fatal error: cannot find 'ld'\" >&2\nexit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("CC", str(fake))
+    with pytest.raises(DeviceError) as refusal:
+        make_artifact(tmp_path / "none.ark", small.module, small.store, CPU)
+    assert str(refusal.value) == (
+        f"The C compiler \"{fake}\" cannot link here. collect2: fatal error: cannot find 'ld'. "
+        "Install linker and headers: sudo apt-get install gcc libc6-dev binutils."
+    )
+
+
+def test_a_node_without_a_kernel_is_named(
+    small: Any, make_artifact: Any, make_store: Any, tmp_path: Path
+) -> None:
+    text = ir.print_module(small.module).replace("int4-g32", "int3-g32")
+    module = ir.parse_module(text)
+    with pytest.raises(UnsupportedError) as refusal:
+        make_artifact(tmp_path / "none.ark", module, make_store(module), CPU)
+    assert str(refusal.value) == (
+        "The backend tvm cannot run quant.linear at model.layers.0.self_attn. its kernels read "
+        "codes of 2, 4 or 8 bits, not int3-g32. Build with another backend: --backend onnxruntime."
+    )
+
+
+def test_a_step_of_another_interface_is_refused(
+    small: Any, make_artifact: Any, make_store: Any, tmp_path: Path
+) -> None:
+    text = ir.print_module(small.module)
+    module = ir.parse_module(text)
+    module.functions["step"].output_names[0] = "scores"
+    with pytest.raises(UnsupportedError, match="The backend tvm cannot run this step"):
+        make_artifact(tmp_path / "none.ark", module, make_store(module), CPU)
+
+
+def test_it_is_registered() -> None:
+    assert isinstance(compiler("tvm"), TvmCompiler)
