@@ -160,9 +160,9 @@ def parse_config(
         residual_scale=depth_scale if minicpm else 1.0,
         logit_divisor=hidden / _number(raw, "dim_model_base", 1.0) if minicpm else 1.0,
         torch_dtype=str(raw.get("torch_dtype") or raw.get("dtype") or "bfloat16"),
-        bos_token_id=raw.get("bos_token_id", 1),
+        bos_token_id=_bos(raw),
         eos_token_ids=tuple(sorted(eos)),
-        sparse=raw.get("sparse_config"),
+        sparse=_mapping(raw, "sparse_config") or None,
     )
 
 
@@ -202,9 +202,9 @@ def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
                 f"The family uses {key} = {values[0]!r}",
                 "Use a checkpoint of the MiniCPM family or a plain Llama.",
             )
-    quantized = raw.get("quantization_config") or raw.get("quantization")
-    if quantized:
-        method = cast("dict[str, Any]", quantized).get("quant_method", "an unnamed method")
+    key = "quantization_config" if raw.get("quantization_config") else "quantization"
+    if quantized := _mapping(raw, key):
+        method = quantized.get("quant_method", "an unnamed method")
         raise UnsupportedError(
             f"config.json says that the weights are quantized already, by {method}",
             "Only bf16, fp16 and fp32 weights are read",
@@ -214,7 +214,7 @@ def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
 
 def _rope(raw: Mapping[str, Any], head_dim: int, max_position: int, minicpm: bool) -> Rope:
     """Old `rope_theta` + `rope_scaling`, or transformers 5's `rope_parameters`."""
-    scaling: Mapping[str, Any] = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    scaling = _mapping(raw, "rope_parameters" if raw.get("rope_parameters") else "rope_scaling")
     theta = _number(scaling if scaling.get("rope_theta") else raw, "rope_theta", 10000.0)
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     if kind == "default":
@@ -264,6 +264,23 @@ def _number(raw: Mapping[str, Any], key: str, default: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise _impossible(key, f"{value!r} is not a positive number")
     return float(value)
+
+
+def _mapping(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A JSON object; empty where the key is absent or null."""
+    value = raw.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise _impossible(key, f"{value!r} is not a JSON object")
+    return cast("Mapping[str, Any]", value)
+
+
+def _bos(raw: Mapping[str, Any]) -> int | None:
+    value = raw.get("bos_token_id", 1)
+    if value is not None and (not isinstance(value, int) or value < 0):
+        raise _impossible("bos_token_id", f"{value!r} is not a token id")
+    return value
 
 
 def _token_ids(value: Any) -> set[int]:
