@@ -20,9 +20,7 @@ import numpy.typing as npt
 from arkinfer import ir
 from arkinfer.artifact import ArtifactWriter, open_artifact
 from arkinfer.backend import Compiler, compiler
-from arkinfer.backend.placement import place
-from arkinfer.compiler.prepare import Lowered
-from arkinfer.compiler.prepare import legalize as _legalize
+from arkinfer.compiler.prepare import legalize
 from arkinfer.compiler.section import SectionWriter
 from arkinfer.compiler.weights import WeightStore
 from arkinfer.models.config import ModelConfig, parse_config
@@ -39,13 +37,6 @@ else:
     import tomli as tomllib
 
 Array = npt.NDArray[Any]
-
-
-def legalize(module: ir.Module, maker: Compiler, target: Target, dump: None) -> Lowered:
-    try:
-        return _legalize(module, maker, target, dump)
-    except ImportError:  # arkinfer.passes is not here yet
-        return Lowered(maker, module, place(module, maker, target))
 
 
 ROOT = Path(__file__).parents[2]

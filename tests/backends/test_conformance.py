@@ -32,12 +32,23 @@ TOLERANCES = {
     # Activations are quantized to int8 by block (accuracy level 4); the head is, too.
     "onnxruntime": Tolerance(1e-4, 0.08),
     "tvm": Tolerance(1e-4, 1e-4),
-    "tensorrt": Tolerance(1e-4, 1e-4),
+    # The network computes in float16; in float32 it is held to 1e-4, in trt/test_network.py.
+    "tensorrt": Tolerance(0.01, 0.01),
 }
 REFUSED = {
     "onnxruntime": {
         "quant.linear int4-g32-min", "quant.linear int3-g32", "quant.linear int5-g32",
         "quant.linear int6-g64-asym", "quant.embedding int4-g32-min", "quant.embedding int3-g32",
+    },
+    "tensorrt": {
+        *(f"quant.linear {scheme}" for scheme in (
+            "int4-g32-asym", "int4-g128-asym", "int4-g32-min", "int4-g32-actorder",
+            "int8-g32-asym", "int8-row-asym", "int2-g64", "int2-g128", "int2-g64-asym",
+            "int3-g32", "int5-g32", "int6-g64-asym",
+        )),
+        *(f"quant.embedding {scheme}" for scheme in (
+            "int4-g128-asym", "int4-g32-min", "int8-g32-asym", "int2-g64", "int3-g32",
+        )),
     },
 }  # fmt: skip
 """Models that a backend has no home for, which it has to say. Every other one it runs."""

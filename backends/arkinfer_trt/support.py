@@ -1,0 +1,147 @@
+"""What TensorRT 10.15 and later parse from standard ONNX, as data, and the answer for one node.
+
+Nothing here was timed on a board. Sources: the operator table of onnx-tensorrt 10.15, the rules
+of `IDequantizeLayer` in TensorRT's headers, and TensorRT issue 4832.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from arkinfer import ir
+from arkinfer.backend import Support
+from arkinfer.ir import CacheType, QuantizedType, TensorType
+from arkinfer.packing import Scheme
+from arkinfer.targets import Target
+
+VERSION = "10.15"
+"""The first TensorRT whose parser takes RMSNormalization, RotaryEmbedding and TensorScatter."""
+
+FLOATS = ("f32", "f16", "bf16")
+
+NATIVE = Support.slow("no int4 product of TensorRT is known to be fused on Orin (sm_87)")
+"""Symmetric int4 by blocked DequantizeLinear: legal, and nobody has published its speed."""
+
+WIDENED = Support.slow(
+    "TensorRT 10.16 does not build int8 weights on Orin (its issue 4832); they are stored widened"
+)
+
+
+def is_native(scheme: Scheme) -> bool:
+    """Whether DequantizeLinear takes it: symmetric int4, one scale per block of inputs."""
+    return scheme.bits == 4 and scheme.offset == "none" and not scheme.act_order
+
+
+def supports(node: ir.Node, target: Target) -> Support:
+    """How TensorRT runs a node on the target."""
+    rule = _RULES.get(node.op)
+    if rule is None:
+        return Support.no(f"the TensorRT backend has no layer for {node.op}")
+    return rule(node)
+
+
+def _quantized_linear(node: ir.Node) -> Support:
+    kind = node.weights[0].type if node.weights else None
+    if not isinstance(kind, QuantizedType):
+        return Support.no("its matrix is not a weight of the model")
+    scheme = kind.scheme
+    if is_native(scheme):
+        return NATIVE
+    if scheme.offset != "none":
+        return Support.no("TensorRT dequantizes symmetric weights only")
+    if scheme.act_order:
+        return Support.no("TensorRT cannot have the inputs of a matrix in another order")
+    if scheme.bits != 8:
+        return Support.no(f"TensorRT has weights of 4 bits, not {scheme.bits}")
+    return WIDENED
+
+
+def _quantized_table(node: ir.Node) -> Support:
+    """Any scheme: Gather reads floats only, so the table is stored widened."""
+    kind = node.weights[0].type if node.weights else None
+    if not isinstance(kind, QuantizedType):
+        return Support.no("its table is not a weight of the model")
+    return Support.fast()
+
+
+def _dense(node: ir.Node) -> Support:
+    kind = node.weights[0].type if node.weights else None
+    if not isinstance(kind, TensorType) or kind.dtype not in FLOATS:
+        return Support.no("its weight is not a float tensor of the model")
+    return Support.fast()
+
+
+def _rows(node: ir.Node) -> Support:
+    """Works on [T, width] only."""
+    kind = node.values[0].type
+    if len(kind.shape) != 2:
+        return Support.no(f"it works on {kind}, not on rows")
+    return _dense(node) if node.op == "nn.rms_norm" else Support.fast()
+
+
+def _rope(node: ir.Node) -> Support:
+    source = node.values[1].producer
+    if source is None or source.op != "tensor.arange":
+        return Support.no("it rotates by positions that are not those in the sequence")
+    return _dense(node)
+
+
+def _append(node: ir.Node) -> Support:
+    cache = node.values[0]
+    if cache.producer is not None:
+        return Support.no("it appends to what is no input of the function")
+    if not isinstance(cache.type, CacheType) or cache.type.dtype != "f32":
+        return Support.no(f"TensorRT keeps caches as floats, not as {cache.type}")
+    return Support.fast()
+
+
+def _attention(node: ir.Node) -> Support:
+    for cache in node.values[1:]:
+        if cache.producer is None or cache.producer.op != "cache.append":
+            return Support.no("it reads a cache that nothing was appended to")
+    if node.weights:
+        return Support.no("TensorRT keeps caches as floats")
+    return Support.fast()
+
+
+def _positions(node: ir.Node) -> Support:
+    start, stop = str(node.attributes["start"]), str(node.attributes["stop"])
+    if (start, stop) != ("S", "S + T"):
+        return Support.no(f"it counts from {start} to {stop}, not over the new positions")
+    return Support.fast()
+
+
+def _heads(node: ir.Node) -> Support:
+    """[T, n * D] to [T, n, D], or back."""
+    x, y = node.values[0].tensor.shape, node.result.tensor.shape
+    if {len(x), len(y)} != {2, 3} or x[0] != y[0]:
+        return Support.no(f"it neither splits nor joins heads: {node.values[0].type}")
+    return Support.fast()
+
+
+def _slice(node: ir.Node) -> Support:
+    if node.attributes["axis"] in (0, -len(node.values[0].tensor.shape)):
+        return Support.no("it cuts the sequence")
+    return Support.fast()
+
+
+def _fast(node: ir.Node) -> Support:
+    return Support.fast()
+
+
+_RULES: dict[str, Callable[[ir.Node], Support]] = {
+    "attn.dense": _attention,
+    "cache.append": _append,
+    "nn.add": _rows,
+    "nn.embedding": _dense,
+    "nn.linear": _dense,
+    "nn.rms_norm": _rows,
+    "nn.rope": _rope,
+    "nn.silu_mul": _rows,
+    "quant.embedding": _quantized_table,
+    "quant.linear": _quantized_linear,
+    "tensor.arange": _positions,
+    "tensor.reshape": _heads,
+    "tensor.slice": _slice,
+    "tensor.take": _fast,
+}
