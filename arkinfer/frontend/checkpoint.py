@@ -63,6 +63,23 @@ class Checkpoint:
         self._reader = SlotReader()
 
     @property
+    def name(self) -> str:
+        """What to call the model: its folder; in a hub's cache, its repository.
+
+        >>> Checkpoint.named(Path("/cache/models--openbmb--MiniCPM4-0.5B/snapshots/01ab"))
+        'MiniCPM4-0.5B'
+        """
+        return self.named(self.path.resolve())
+
+    @staticmethod
+    def named(folder: Path) -> str:
+        """The name that goes with an absolute folder; see `name`."""
+        repository = folder.parent.parent.name
+        if folder.parent.name == "snapshots" and repository.startswith("models--"):
+            return repository.rpartition("--")[2]
+        return folder.parent.name if folder.name == "checkpoint" else folder.name
+
+    @property
     def tokenizer_json(self) -> bytes:
         """The bytes of tokenizer.json.
 

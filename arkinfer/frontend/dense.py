@@ -6,6 +6,8 @@ standard pipeline must arrive at, and a test holds them to it.
 
 from __future__ import annotations
 
+import math
+
 from arkinfer import ir
 from arkinfer.ir import Builder, CacheType, Derived, TensorType, Value, Weight, dim
 from arkinfer.models.config import ModelConfig
@@ -121,7 +123,7 @@ class _Dense:
         q = b.add("nn.rope", q, positions, freq, factor=factor)
         k = b.add("nn.rope", k, positions, freq, factor=factor)
         k, v = b.add("cache.append", k_cache, k), b.add("cache.append", v_cache, v)
-        mixed = b.add("attn.dense", q, k, v, scale=size**-0.5)
+        mixed = b.add("attn.dense", q, k, v, scale=1 / math.sqrt(size))
         mixed = b.add("tensor.reshape", mixed, shape=(dim("T"), heads * size))
         b.loc = f"{at}.self_attn.o_proj"
         return self.multiply(mixed, f"{at}.self_attn.o_proj.weight", self.linear), k, v

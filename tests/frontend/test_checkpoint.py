@@ -71,6 +71,18 @@ def test_settings_beside_the_weights(tiny: Path) -> None:
         assert "<|im_start|>assistant" in checkpoint.chat_template
 
 
+def test_names(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny)
+    for path in (tiny, Path("."), Path("../tiny")):
+        with open_checkpoint(path) as checkpoint:
+            assert checkpoint.name == "tiny"
+    cached = tiny.parent / "models--openbmb--MiniCPM4-0.5B" / "snapshots" / "01ab"
+    for folder, name in ((cached, "MiniCPM4-0.5B"), (tiny.parent / "demo" / "checkpoint", "demo")):
+        shutil.copytree(tiny, folder)
+        with open_checkpoint(folder) as checkpoint:
+            assert checkpoint.name == name
+
+
 def test_end_tokens_are_the_union_of_both_configs(tiny: Path) -> None:
     (tiny / "generation_config.json").write_text('{"eos_token_id": 7}')
     with open_checkpoint(tiny) as checkpoint:
