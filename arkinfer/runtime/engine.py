@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +15,7 @@ from arkinfer.runtime.chat import ChatTemplate, Message, with_system
 from arkinfer.runtime.contract import Executable, Executor, FloatArray, LoadOptions
 from arkinfer.runtime.demo import located
 from arkinfer.runtime.generation import Generation
+from arkinfer.runtime.later import Later
 from arkinfer.runtime.registry import open_section
 from arkinfer.runtime.sampling import Sampler, SamplingParams
 from arkinfer.runtime.session import Progress, Session
@@ -51,10 +52,11 @@ def load(
         raise UsageError(f"threads cannot be {threads}", "", "Give at least 1")
     artifact = open_artifact(located(path))
     try:
+        tokenizer = Later(partial(_tokenizer, artifact))  # while the weights are loaded
         options = LoadOptions(threads=threads)
         name, executable = open_section(artifact, backend, options, executor)
         try:
-            return Engine(artifact, executable, backend=name, context=context)
+            return Engine(artifact, executable, tokenizer, backend=name, context=context)
         except BaseException:
             executable.close()
             raise
@@ -83,6 +85,7 @@ class Engine:
         self,
         artifact: Artifact,
         executable: Executable,
+        tokenizer: Later[Tokenizer],
         *,
         backend: str,
         context: int | None = None,
@@ -95,6 +98,7 @@ class Engine:
         self.sampling = SamplingParams.from_generation(
             cast("dict[str, Any]", self.manifest.get("generation", {}))
         )
+        self._tokenizer = tokenizer
         self._idle: Session | None = None
         self._closed = False
 
@@ -103,11 +107,15 @@ class Engine:
         """Columns of the logits; the tokenizer may know fewer tokens."""
         return self.executable.vocab_size
 
-    @cached_property
+    @property
     def tokenizer(self) -> Tokenizer:
-        """The artifact's tokenizer, read when first needed."""
-        bos = self.manifest["tokens"]["bos"]
-        return Tokenizer(self.artifact.read("tokenizer.json"), bos=bos)
+        """The artifact's tokenizer.
+
+        Raises:
+            ArtifactError: it has none, or one that cannot be read.
+            UnsupportedError: one that cannot be streamed.
+        """
+        return self._tokenizer.get()
 
     @cached_property
     def template(self) -> ChatTemplate:
@@ -327,6 +335,10 @@ class Engine:
             f"It has to hold {holds}",
             f"Shorten the prompt, or {wider}",
         )
+
+
+def _tokenizer(artifact: Artifact) -> Tokenizer:
+    return Tokenizer(artifact.read("tokenizer.json"), bos=artifact.manifest["tokens"]["bos"])
 
 
 def _context(wanted: int | None, most: int) -> int:

@@ -27,7 +27,7 @@ PADDED_VOCABULARY = 448  # more rows than any of the tokenizers has tokens
 def write_artifact(
     path: Path,
     *,
-    family: str = "byte_level",
+    family: str | None = "byte_level",
     template: str | None = THINKING,
     context: int = 256,
     chunk: int = 8,
@@ -38,7 +38,8 @@ def write_artifact(
 ) -> Path:
     """An artifact with a trained tokenizer and no weights; `facts` go into the manifest."""
     with ArtifactWriter(path) as writer:
-        writer.add_bytes("tokenizer.json", FAMILIES[family]().encode())
+        if family is not None:
+            writer.add_bytes("tokenizer.json", FAMILIES[family]().encode())
         if template is not None:
             writer.add_bytes("chat_template.jinja", template.encode())
         for backend in backends:

@@ -320,6 +320,14 @@ def test_a_model_without_template(make_engine: MakeEngine):
     )
 
 
+def test_a_model_without_tokenizer_gives_logits_only(make_engine: MakeEngine):
+    engine = make_engine(family=None)
+    assert engine.logits(PROMPT).shape == (len(PROMPT), PADDED_VOCABULARY)
+    for _ in range(2):
+        text = failure(lambda: engine.generate("hi"), ArtifactError)
+        assert 'has no entry "tokenizer.json"' in text
+
+
 def test_sampling_defaults_come_from_the_manifest(make_engine: MakeEngine):
     engine = make_engine(generation={"temperature": 0.8, "top_p": 0.9})
     assert engine.sampling == SamplingParams(temperature=0.8, top_p=0.9)
