@@ -48,7 +48,7 @@ class OnnxRuntimeCompiler:
             "caches": lowering.caches,
             "initializers": list(initializers.entries.values()),
         }
-        version = support.needed_version(initializers.kinds)
+        version = support.newest(initializers.versions)
         out.configure(config, {"onnxruntime": f">={version}"})
 
 

@@ -18,7 +18,7 @@ from arkinfer.backend import SectionWriter
 from arkinfer.ir import DTYPES, QuantizedType, TensorType, Weight
 from arkinfer.packing import QuantizedTensor, pack_bits, packed_size
 from arkinfer_ort.attention import Rotary
-from arkinfer_ort.support import block_size
+from arkinfer_ort.support import block_size, needed_version
 
 ROWS_AT_A_TIME = 1 << 22
 """Elements of a matrix, or of a rotary table, that are in memory at a time."""
@@ -55,13 +55,13 @@ class Initializers:
     Attributes:
         entries: one JSON object per initializer: its name in the graph, the tensor's in the
             artifact, dtype and dims.
-        kinds: types of all quantized matrices.
+        versions: of ONNX Runtime, one for each matrix: the first that reads it right.
     """
 
     def __init__(self, out: SectionWriter) -> None:
         self._out = out
         self.entries: dict[str, dict[str, Any]] = {}
-        self.kinds: list[QuantizedType] = []
+        self.versions: set[str] = set()
 
     def dense(self, weight: Weight) -> str:
         """A float tensor in its own dtype."""
@@ -83,8 +83,7 @@ class Initializers:
         kind = cast(QuantizedType, weight.type)
         scheme, (rows, columns) = kind.scheme, kind.shape
         block = cast(int, block_size(scheme, columns))
-        if kind not in self.kinds:
-            self.kinds.append(kind)
+        self.versions.add(needed_version(kind, table=table))
         parts = self._out.weight(weight)
         blocks = columns // block
         codes = f"{weight.name}.table" if table else f"{weight.name}.codes"

@@ -6,7 +6,7 @@ The numbers were measured with ONNX Runtime 1.32 on x86-64 with AVX512-VNNI: one
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from arkinfer import ir
 from arkinfer.backend import Support
@@ -18,8 +18,13 @@ from arkinfer_ort.attention import NoMatch, match_attention
 BASE_VERSION = "1.23"
 """The oldest ONNX Runtime that is tested."""
 
-BIT_VERSIONS = {2: "1.24", 4: BASE_VERSION, 8: BASE_VERSION}
-"""Bits per weight that MatMulNBits takes -> the first ONNX Runtime that does."""
+BIT_VERSIONS = {2: "1.28", 4: BASE_VERSION, 8: BASE_VERSION}
+"""Bits per weight -> the first ONNX Runtime that multiplies by them fast. 1.23 refuses two bits,
+and 1.24 to 1.27 widen the matrix at every use."""
+
+PADDED_ZEROS_VERSION = "1.28"
+"""GatherBlockQuantized of 1.23 to 1.26 takes zero points of rows that do not fill whole bytes
+from wrong places, silently."""
 
 BLOCKS = (128, 64, 32, 16)
 """Block sizes in order of preference. Larger groups are cut: two bits are slow above 128, and
@@ -40,10 +45,18 @@ def block_size(scheme: Scheme, columns: int) -> int | None:
     return next((block for block in BLOCKS if size % block == 0), None)
 
 
-def needed_version(kinds: list[QuantizedType]) -> str:
-    """The first ONNX Runtime that takes all of them."""
-    versions = [BASE_VERSION, *(BIT_VERSIONS[kind.scheme.bits] for kind in kinds)]
-    return max(versions, key=lambda v: tuple(int(part) for part in v.split(".")))
+def needed_version(kind: QuantizedType, *, table: bool = False) -> str:
+    """The first ONNX Runtime that multiplies by such a matrix, or looks up rows in it."""
+    scheme, block = kind.scheme, block_size(kind.scheme, kind.shape[1])
+    if table and scheme.offset == "zero" and block and kind.shape[1] // block * scheme.bits % 8:
+        return PADDED_ZEROS_VERSION
+    return BIT_VERSIONS[scheme.bits]
+
+
+def newest(versions: Iterable[str]) -> str:
+    """The largest of some versions; the oldest one that is tested where there is none."""
+    known = [BASE_VERSION, *versions]
+    return max(known, key=lambda version: tuple(int(part) for part in version.split(".")))
 
 
 def supports(node: ir.Node, target: Target) -> Support:

@@ -9,7 +9,7 @@ from arkinfer.ir import CacheType, QuantizedType, TensorType, Value, Weight, dim
 from arkinfer.packing import parse_scheme
 from arkinfer.targets import load_target
 from arkinfer_ort.compiler import OnnxRuntimeCompiler
-from arkinfer_ort.support import needed_version
+from arkinfer_ort.support import needed_version, newest
 
 
 def support(op, *operands, target="cpu", **attributes):
@@ -53,11 +53,25 @@ def test_two_bits_are_measured_on_x86_only():
     assert (found.level, found.reason) == ("slow", "2-bit kernels were not measured on aarch64")
 
 
-def test_versions_are_those_of_the_newest_feature():
-    kinds = [QuantizedType(parse_scheme(n), (8, 128)) for n in ("int4-g128", "int8-row")]
-    assert needed_version(kinds) == "1.23"
-    two = QuantizedType(parse_scheme("int2-g128"), (8, 128))
-    assert needed_version([*kinds, two]) > "1.23"
+@pytest.mark.parametrize(
+    ("name", "columns", "table", "version"),
+    [
+        ("int4-g128", 384, True, "1.23"),
+        ("int8-row-asym", 384, True, "1.23"),
+        ("int4-g128-asym", 384, False, "1.23"),
+        ("int4-g128-asym", 512, True, "1.23"),
+        ("int4-g128-asym", 384, True, "1.28"),  # 3 zero points in 2 bytes
+        ("int2-g128", 512, False, "1.28"),
+    ],
+)
+def test_versions(name, columns, table, version):
+    kind = QuantizedType(parse_scheme(name), (8, columns))
+    assert needed_version(kind, table=table) == version
+
+
+def test_the_newest_version_is_that_of_the_newest_feature():
+    assert newest([]) == "1.23"
+    assert newest(["1.28", "1.9", "1.23"]) == "1.28"
 
 
 def test_a_scaled_addition_is_slow():
