@@ -38,7 +38,9 @@ def _attempt(uses: Uses, total: Node) -> Rewrite | None:
         return None  # a sum of something else
     need(len(known) == 2, "only one of the two terms is multiplied by a cosine or a sine")
     by_op = {table.op: (product, x, table) for product, x, table in known}
-    need(len(by_op) == 2, f"both terms are multiplied by a {known[0][2].op.removeprefix('tensor.')}")
+    need(
+        len(by_op) == 2, f"both terms are multiplied by a {known[0][2].op.removeprefix('tensor.')}"
+    )
     plain, x, cos = by_op["tensor.cos"]
     crossed, swapped, sin = by_op["tensor.sin"]
     pattern = Pattern(uses, total)

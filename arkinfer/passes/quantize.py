@@ -55,16 +55,17 @@ class Quantize:
                 outer = node in heads or node.op == "nn.embedding"
                 scheme = embedding if outer else linear
                 if node.op in ("nn.linear", "nn.embedding") and scheme is not None:
-                    changed |= self._quantize(module, node, scheme)
+                    part = "embedding and head" if outer else "the linears"
+                    changed |= self._quantize(module, node, scheme, part)
         return changed
 
-    def _quantize(self, module: Module, node: Node, scheme: Scheme) -> bool:
+    def _quantize(self, module: Module, node: Node, scheme: Scheme, part: str) -> bool:
         weight = node.operands[1]
         if not isinstance(weight, Weight) or not isinstance(weight.type, TensorType):
             module.remark(self.name, node, "its matrix is computed")
             return False
         shape = cast("tuple[int, int]", weight.type.shape)
-        _need_fit(node, scheme, shape[1])
+        _need_fit(node, scheme, shape[1], part)
         options: list[tuple[str, Attribute]] = [("scheme", scheme.name)]
         if not self.clip:
             options.append(("clip", False))
@@ -86,7 +87,7 @@ def _heads(function: Function) -> set[Node]:
     }
 
 
-def _need_fit(node: Node, scheme: Scheme, columns: int) -> None:
+def _need_fit(node: Node, scheme: Scheme, columns: int, part: str) -> None:
     try:
         scheme.group_size(columns)
     except UnsupportedError as error:
@@ -94,7 +95,7 @@ def _need_fit(node: Node, scheme: Scheme, columns: int) -> None:
         raise UnsupportedError(
             f"{where} cannot be quantized to {scheme.name}: it has {columns} inputs",
             error.why[:1].upper() + error.why[1:],
-            f"Choose {_choices(scheme, columns)} for {_part(node)}",
+            f"Choose {_choices(scheme, columns)} for {part}",
         ) from None
 
 
@@ -109,7 +110,3 @@ def _choices(scheme: Scheme, columns: int) -> str:
             continue
         fitting.append(other.name)
     return " or ".join([", ".join(fitting), "none"]) if fitting else "none"
-
-
-def _part(node: Node) -> str:
-    return "the embedding" if node.op == "nn.embedding" else "the linears, or for the head if it is one"

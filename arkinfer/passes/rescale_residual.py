@@ -53,7 +53,8 @@ def _rescale(module: Module, function: Function, embedding: Node) -> bool:
     need(len(scales) == 1, f"its sums have different scales: {sorted(scales)}")
     (r,) = scales
     need(r > 0, f"its sums have the scale {r}, and only positive ones leave norms alone")
-    old = [n for n in function.nodes if n in {embedding, *stream.sums, *stream.takes, *stream.norms}]
+    inside = {embedding, *stream.sums, *stream.takes, *stream.norms}
+    old = [node for node in function.nodes if node in inside]
     new, renamed = _rewritten(old, r)
     results = {node.result: renamed[node.result] for node in stream.norms}
     why = refutation(old, new, results, module.weights)

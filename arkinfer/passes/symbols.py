@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from os.path import commonprefix
 
 from arkinfer.ir import Module, Weight
 
@@ -24,11 +23,11 @@ def joined_name(names: Sequence[str]) -> str:
     >>> joined_name(["a.q_proj.weight", "a.k_proj.weight", "a.v_proj.weight"])
     'a.qkv_proj.weight'
     """
-    start = len(commonprefix(list(names)))
-    ends = [name[start:][::-1] for name in names]
-    stop = len(commonprefix(ends))
-    middles = [end[::-1][: len(end) - stop] for end in ends]
-    return names[0][:start] + "".join(middles) + names[0][len(names[0]) - stop :]
+    start = _shared(names)
+    rests = [name[start:] for name in names]
+    stop = _shared([rest[::-1] for rest in rests])
+    middles = [rest[: len(rest) - stop] for rest in rests]
+    return names[0][:start] + "".join(middles) + rests[0][len(rests[0]) - stop :]
 
 
 def common_path(paths: Sequence[str]) -> str:
@@ -38,8 +37,14 @@ def common_path(paths: Sequence[str]) -> str:
     'model.layers.0.attn'
     """
     parts = [path.split(".") for path in paths]
-    shared = [x[0] for x in zip(*parts, strict=False) if len(set(x)) == 1]
-    same = 0
-    while same < len(shared) and all(part[same] == parts[0][same] for part in parts):
-        same += 1
-    return ".".join(parts[0][:same])
+    return ".".join(parts[0][: _shared(parts)])
+
+
+def _shared(items: Sequence[Sequence[str]]) -> int:
+    """How many elements from the first on are the same in all."""
+    count = 0
+    for column in zip(*items, strict=False):
+        if len(set(column)) > 1:
+            break
+        count += 1
+    return count
