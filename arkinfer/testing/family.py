@@ -61,7 +61,7 @@ FAMILY: dict[str, dict[str, Any]] = {
     "longrope-given-factor": _minicpm(rope_scaling=_longrope(64, 16, attention_factor=1.25)),
     "group-1": _minicpm(num_key_value_heads=4),
     "group-8": _minicpm(num_attention_heads=8, num_key_value_heads=1, head_dim=16),
-    "group-16": _minicpm(num_attention_heads=32, num_key_value_heads=2, head_dim=8),
+    "group-16": _minicpm(num_attention_heads=32, num_key_value_heads=2, head_dim=16),
     "head-128": _minicpm(num_attention_heads=2, num_key_value_heads=1, head_dim=128),
     "head-not-hidden": _minicpm(hidden_size=96, num_attention_heads=4, head_dim=64),
     "odd-sizes": _minicpm(hidden_size=72, intermediate_size=100, dim_model_base=24, vocab_size=61),
