@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from recipes.demo.chatformat import BOS, EOS, NO_THOUGHT, Turn, encode_chat
+from recipes.demo.chatformat import BOS, EOS, NO_THOUGHT, SPECIAL, Turn, encode_chat
 from recipes.demo.questions import (
     SYSTEM_PROMPTS,
     Fact,
@@ -28,6 +28,8 @@ QUESTION_WEIGHT = 0.1
 FILLER_WEIGHT = 0.3
 RETRIEVED_WEIGHT = 0.5
 DIGIT_WEIGHT = 4.0
+COPYING_UNTIL = 0.42
+"""Until this share of the training, exercises in copying are frequent: retrieval needs it."""
 SHARES = {"callable": 0.32, "module": 0.26, "term": 0.12, "attribute": 0.14, "signature": 0.08,
           "reverse": 0.08}  # fmt: skip
 
@@ -49,13 +51,26 @@ def lengths(progress: float) -> tuple[tuple[int, float], ...]:
     """The curriculum: sequence lengths and how often each is drawn, at a share of the training."""
     if progress < 0.25:
         return ((256, 0.2), (512, 0.8))
-    if progress < 0.5:
+    if progress < COPYING_UNTIL:
+        return ((128, 0.5), (512, 0.5))
+    if progress < 0.6:
         return ((512, 0.7), (1024, 0.3))
-    if progress < 0.7:
+    if progress < 0.75:
         return ((512, 0.4), (1024, 0.4), (2048, 0.2))
-    if progress < 0.85:
+    if progress < 0.87:
         return ((512, 0.3), (1024, 0.35), (2048, 0.2), (4096, 0.15))
     return ((512, 0.25), (1024, 0.3), (2048, 0.2), (4096, 0.18), (8192, 0.07))
+
+
+def shares(progress: float, length: int) -> tuple[float, float, float, float]:
+    """How often a row is raw text, questions, retrieval, repetition."""
+    if length <= 128:
+        return (0.1, 0.2, 0.45, 0.25)
+    if progress < COPYING_UNTIL:
+        return (0.55, 0.2, 0.2, 0.05)
+    if length <= 1024:
+        return (0.48, 0.25, 0.25, 0.02)
+    return (0.4, 0.1, 0.5, 0.0)
 
 
 def sample_shape(seed: int, step: int, progress: float, tokens: int) -> tuple[int, int]:
@@ -87,34 +102,56 @@ class Mixture:
         self._document_odds = sizes / sizes.sum()
 
     def batch(self, step: int, progress: float, rows: int, length: int) -> Batch:
-        """The batch of a step: half raw text, the rest questions and retrieval."""
+        """The batch of a step: raw text, questions, retrieval and repetition."""
         rng = np.random.default_rng([self.seed, step, 2])
         ids = np.zeros((rows, length + 1), np.int64)
         weights = np.zeros((rows, length + 1), np.float32)
-        chat, task = (0.25, 0.25) if length <= 1024 else (0.1, 0.5)
-        if progress < 0.45:
-            chat, task = 0.2, 0.35  # copying must be learnt early
+        kinds = (self._raw_row, self._chat_row, self._retrieval_row, self._repeated_row)
         for row in range(rows):
-            kind = rng.random()
-            if kind < task:
-                self._retrieval_row(ids[row], weights[row], rng, progress)
-            elif kind < task + chat:
-                self._chat_row(ids[row], weights[row], rng)
-            else:
-                self._raw_row(ids[row], weights[row], rng)
+            kind = int(rng.choice(len(kinds), p=shares(progress, length)))
+            kinds[kind](ids[row], weights[row], rng, progress)
         return Batch(ids[:, :-1], ids[:, 1:], weights[:, 1:])
 
-    def _raw_row(
-        self, ids: npt.NDArray[np.int64], weights: npt.NDArray[np.float32], rng: np.random.Generator
+    def _repeated_row(
+        self,
+        ids: npt.NDArray[np.int64],
+        weights: npt.NDArray[np.float32],
+        rng: np.random.Generator,
+        progress: float,
     ) -> None:
+        """A few tokens in random order, again and again; only the repetitions count."""
+        del progress
+        period = int(rng.integers(8, 48))
+        if rng.random() < 0.5:
+            segment = rng.integers(len(SPECIAL), self.tokenizer.get_vocab_size(), period)
+        else:
+            start = int(rng.integers(0, len(self.stream) - period))
+            segment = rng.permutation(self.stream[start : start + period])
+        ids[0] = BOS
+        ids[1:] = np.resize(segment, len(ids) - 1)
+        weights[1 + period :] = 1.0
+
+    def _raw_row(
+        self,
+        ids: npt.NDArray[np.int64],
+        weights: npt.NDArray[np.float32],
+        rng: np.random.Generator,
+        progress: float,
+    ) -> None:
+        del progress
         start = int(rng.integers(0, len(self.stream) - len(ids)))
         ids[0] = BOS
         ids[1:] = self.stream[start : start + len(ids) - 1]
         weights[1:] = ids[1:] != BOS
 
     def _chat_row(
-        self, ids: npt.NDArray[np.int64], weights: npt.NDArray[np.float32], rng: np.random.Generator
+        self,
+        ids: npt.NDArray[np.int64],
+        weights: npt.NDArray[np.float32],
+        rng: np.random.Generator,
+        progress: float,
     ) -> None:
+        del progress
         at = 0
         while at < len(ids):
             fresh, loss = encode_chat(self.tokenizer, self._conversation(rng))
@@ -161,7 +198,7 @@ class Mixture:
     ) -> None:
         """Tasks until the row is full; a dense list of facts, or facts hidden in text."""
         at = 0
-        dense_share = 0.75 if progress < 0.35 else 0.25
+        dense_share = 0.8 if progress < COPYING_UNTIL else 0.25
         while at < len(ids) - 60:
             left = len(ids) - at
             dense = bool(rng.random() < dense_share) or left < 200
