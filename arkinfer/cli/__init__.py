@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 COMMANDS = {
@@ -36,25 +37,31 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0 ok, 1 failed, 2 usage, 3 a gate was not met, 4 device, 130 Ctrl-C.
     """
     arguments = list(sys.argv[1:] if args is None else args)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a file's name, an answer: anything may come
     try:
-        code = _run(arguments)
-        sys.stdout.flush()
-        return code
+        try:
+            code = _run(arguments)
+            sys.stdout.flush()
+            return code
+        except (KeyboardInterrupt, BrokenPipeError):
+            raise
+        except Exception as error:
+            from arkinfer.cli.failure import report
+
+            return report(error, json="--json" in _options(arguments))
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         _forget_stdout()
         return 1
-    except Exception as error:
-        from arkinfer.cli.failure import report
-
-        return report(error, json="--json" in _options(arguments))
 
 
 def _run(args: list[str]) -> int:
     import typer
 
-    from arkinfer.cli.failure import explained
+    from arkinfer.cli.failure import explained, unanswered
 
     name = next((word for word in args if not word.startswith("-")), None)
     completing = "_ARKINFER_COMPLETE" in os.environ
@@ -68,8 +75,10 @@ def _run(args: list[str]) -> int:
     command = typer.main.get_command(_app(name))
     try:
         code = command.main(args or ["--help"], prog_name="arkinfer", standalone_mode=False)
-    except typer.Abort:  # older versions of typer make it of Ctrl-C
-        return INTERRUPTED
+    except typer.Abort as abort:  # some versions of typer make it of Ctrl-C, too
+        if isinstance(abort.__cause__, KeyboardInterrupt):
+            return INTERRUPTED
+        raise unanswered() from abort
     except Exception as error:
         raise explained(error, name if name in COMMANDS else None) from error
     return code if isinstance(code, int) else 0

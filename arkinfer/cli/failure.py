@@ -23,6 +23,15 @@ def explained(error: Exception, command: str | None) -> Exception:
     return UsageError(" ".join(str(text).split()), fix=f'See "{help_of}"')
 
 
+def unanswered() -> UsageError:
+    """The error for a question that got no answer."""
+    return UsageError(
+        "A question was left unanswered",
+        "Standard input ended, or the answer was no",
+        "Answer it, or give the option that answers it",
+    )
+
+
 def report(error: Exception, *, json: bool) -> int:
     """Prints an error, on standard error or as JSON on standard output; the exit code."""
     known = error if isinstance(error, ArkError) else _unexpected(error)

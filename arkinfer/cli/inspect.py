@@ -5,11 +5,11 @@ from __future__ import annotations
 import json as jsonlib
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from arkinfer.cli.options import Json, Model
 from arkinfer.cli.table import clean, human, print_table
 
 if TYPE_CHECKING:
@@ -28,17 +28,18 @@ _ORDER = ("embedding", "attention", "mlp", "norms", "head", "other")
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="The .ark file.", show_default=False)],
+    file: Model,
     entries: Annotated[bool, typer.Option("--entries", help="List every entry, too.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON with stable keys.")] = False,
+    json: Json = False,
 ) -> None:
     """Show what an .ark file is: model, quantization, sections, stop tokens, sizes.
 
     Example: arkinfer inspect model.ark --entries
     """
     from arkinfer.artifact import open_artifact
+    from arkinfer.runtime.demo import located
 
-    with open_artifact(file) as artifact:
+    with open_artifact(located(file)) as artifact:
         facts = describe(artifact, entries=entries)
     if json:
         print(jsonlib.dumps(facts, indent=2))

@@ -221,7 +221,7 @@ def _print_json(
         "prefill_tokens_per_second": times.prefill_tokens_per_second,
         "decode_tokens_per_second": times.decode_tokens_per_second,
     }
-    print(dumps(facts, indent=2, ensure_ascii=False))
+    print(dumps(facts, indent=2))
 
 
 def _process_age() -> float:

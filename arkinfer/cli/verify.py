@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
+from arkinfer.cli.options import Json, Model
 from arkinfer.cli.progress import Progress
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(help="The .ark file.", show_default=False)],
-    json: Annotated[bool, typer.Option("--json", help="Print JSON with stable keys.")] = False,
+    file: Model,
+    json: Json = False,
 ) -> None:
     """Check every bit of an .ark file; fails naming the first entry that is wrong.
 
     Example: arkinfer verify model.ark
     """
     from arkinfer.artifact import verify_artifact
+    from arkinfer.runtime.demo import located
 
     progress = Progress(f"Verifying {file}")
     try:
-        report = verify_artifact(file, progress)
+        report = verify_artifact(located(file), progress)
     finally:
         progress.end()
     if json:

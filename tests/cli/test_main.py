@@ -208,6 +208,39 @@ def test_a_reader_that_leaves_is_no_error(process: Start):
     assert running.returncode == 1
 
 
+def test_an_error_whose_reader_left_is_quiet_too(process: Start):
+    running = process("inspect", "none.ark", "--json")
+    running.stdout.close()
+    running.stdout = None
+    _, err = running.communicate(timeout=30)
+    assert (running.returncode, err) == (1, b"")
+
+
+def test_a_question_that_nobody_answers(ark: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
+    def verify(file: Path, progress: object) -> None:
+        raise EOFError
+
+    monkeypatch.setattr("arkinfer.artifact.verify_artifact", verify)
+    result = ark("verify", V1)
+    assert result.code == 2
+    assert result.err.endswith(
+        "error: A question was left unanswered. Standard input ended, or the answer was no. "
+        "Answer it, or give the option that answers it.\n"
+    )
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_any_text_can_be_said_on_any_terminal(
+    process: Start, environment: dict[str, str], encoding: str
+):
+    settings = {**environment, "PYTHONIOENCODING": encoding}
+    running = process("inspect", b"caf\xc3\xa9-\xff.ark".decode(errors="surrogateescape"),
+                      env=settings)  # fmt: skip
+    _, err = running.communicate(timeout=30)
+    assert err.startswith(b'error: There is no file "caf')
+    assert running.returncode == 2
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
