@@ -27,13 +27,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_unquantized_logits_equal_torch(name: str, tmp_path: Path) -> None:
     """Through file, reader, trace, passes, ONNX Runtime and engine: within 1e-4 of the module,
     in one call, token by token, and in chunks."""
-    folder = make_checkpoint(FAMILY[name], 3, tmp_path / name)
+    config = {**FAMILY[name], "vocab_size": 300}  # room for a tokenizer
+    if name == "group-16":
+        config["head_dim"] = 16  # the smallest that ONNX Runtime takes
+    folder = make_checkpoint(config, 3, tmp_path / name)
     path = tmp_path / "m.ark"
     build(folder, quant="none", dtype="fp32", output=path, chunk=7)
     with open_checkpoint(folder) as checkpoint:
-        config = checkpoint.config
-        model = torch_model(config, checkpoint)
-    ids = np.random.default_rng(4).integers(0, config.vocab_size, 23)
+        model = torch_model(checkpoint.config, checkpoint)
+    ids = np.random.default_rng(4).integers(0, 300, 23)
     expected, _ = torch_step(model, ids)
     with arkinfer.load(path, threads=1) as engine:
         np.testing.assert_allclose(engine.logits(ids.tolist()), expected, atol=1e-4)
@@ -124,7 +126,7 @@ def test_storage_dtypes(tiny: Path, tmp_path: Path) -> None:
         dtype: build(tiny, quant="none", dtype=dtype, output=tmp_path / f"{dtype}.ark").size
         for dtype in ("fp32", "fp16", "bf16")
     }
-    assert sizes["fp16"] == sizes["bf16"]
+    assert abs(sizes["fp16"] / sizes["bf16"] - 1) < 0.02
     assert 1.7 < sizes["fp32"] / sizes["bf16"] < 2.01
 
 
@@ -152,11 +154,13 @@ def test_wrong_requests_are_one_sentence(
 
 
 def test_a_group_that_does_not_fit_names_the_layer(tmp_path: Path) -> None:
-    folder = make_checkpoint(FAMILY["odd-sizes"], 0, tmp_path / "odd")
+    folder = make_checkpoint({**FAMILY["odd-sizes"], "vocab_size": 300}, 0, tmp_path / "odd")
     with pytest.raises(UnsupportedError) as error:
         build(folder, quant="int4-g32", output=tmp_path / "m.ark")
-    assert "does not fit a matrix with 72 inputs" in str(error.value)
-    assert "model." in str(error.value)
+    assert str(error.value) == (
+        "model.embed_tokens cannot be quantized to int8-g32: it has 72 inputs. Groups of 32 must "
+        "divide the inputs and fill whole bytes. Choose int8-row or none for embedding and head."
+    )
     assert not (tmp_path / "m.ark").exists()
 
 
