@@ -113,7 +113,7 @@ def build(
     clock.start("opening the checkpoint")
     folder = resolve(None if model is None else str(model), offline=offline, confirm=confirm)
     with open_checkpoint(folder) as checkpoint:
-        path = _output(output, checkpoint.path.name, options)
+        path = _output(output, checkpoint.name, options)
         prepared = prepare(options, checkpoint, dump_ir=dump_ir, on_stage=clock.start)
         with ArtifactWriter(path) as artifact:
             _check_disk(prepared, path)
@@ -204,7 +204,7 @@ def _report(path: Path, checkpoint: Checkpoint, prepared: Prepared) -> BuildRepo
     return BuildReport(
         path=path,
         size=0,
-        model=checkpoint.path.name,
+        model=checkpoint.name,
         target=options.target.name,
         backends=tuple(lowered.compiler.name for lowered in prepared.lowered),
         quant=options.quant.name,
@@ -226,7 +226,7 @@ def _manifest(checkpoint: Checkpoint, prepared: Prepared) -> dict[str, Any]:
     tokenizer = checkpoint.tokenizer_json
     return {
         "model": {
-            "name": checkpoint.path.name,
+            "name": checkpoint.name,
             "architecture": config.architecture,
             "parameters": config.num_parameters,
             "hidden_size": config.hidden_size,

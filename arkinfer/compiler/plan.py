@@ -125,7 +125,7 @@ def plan(
     memory = options.target.total_memory()
     base = RUNTIME_BASE + int(weight_bytes * 1.05)
     return Plan(
-        model=checkpoint.path.name,
+        model=checkpoint.name,
         target=options.target.name,
         backend=options.compilers[0].name,
         quant=options.quant.name,
