@@ -1,0 +1,1 @@
+"""The MiniCPM family: its configs, and its torch modules. Knows neither checkpoints nor the IR."""
