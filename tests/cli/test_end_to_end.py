@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+import arkinfer
+
 Ark = Callable[..., Any]
 BACKENDS = ("reference", "onnxruntime")
 
@@ -25,7 +27,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_checkpoint(preset("tiny"), seed=0, path=folder / "tiny")
     sections = [word for name in BACKENDS for word in ("--backend", name)]
     command = ["build", str(folder / "tiny"), "-o", str(folder / "m.ark"), *sections]
-    assert main([*command, "--context", "256"]) == 0
+    assert main([*command, "--context", "256", "--chunk", "16"]) == 0
     return folder / "m.ark"
 
 
@@ -61,6 +63,25 @@ def test_it_answers(ark: Ark, artifact: Path, backend: str):
     assert first["sampling"]["temperature"] == 0.8  # from the checkpoint's generation_config.json
     plain = ark(*command, "--seed", 3)
     assert plain.out.rstrip("\n") == first["text"].rstrip("\n")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ctrl_c_inside_a_prompt_leaves_the_engine_usable(artifact: Path, backend: str):
+    def interrupt(done: int, total: int) -> None:
+        if done == 32:
+            raise KeyboardInterrupt
+
+    with arkinfer.load(artifact, backend=backend, threads=2) as engine:
+        ids = [1, *range(10, 90)]
+        expected = engine.generate(ids, 5)
+        expected.read()
+        engine.logits([5])
+        with pytest.raises(KeyboardInterrupt):
+            engine.generate(ids, 5, progress=interrupt).read()
+        again = engine.generate(ids, 5)
+        again.read()
+        assert again.timings.reused_tokens == 32
+        assert again.tokens == expected.tokens
 
 
 def test_it_is_measured(ark: Ark, artifact: Path):
