@@ -87,7 +87,7 @@ def _check(module: ir.Module, function: ir.Function, target: Target) -> dict[str
         if support.level == "no":
             raise UnsupportedError(
                 f"The backend tvm cannot run {node.op} at {node.loc or 'an unnamed place'}",
-                support.reason,
+                support.reason[0].upper() + support.reason[1:],
                 "Build with another backend: --backend onnxruntime",
             )
     plain = [value for value in function.inputs if not isinstance(value.type, ir.CacheType)]

@@ -13,8 +13,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from arkinfer.errors import ArtifactError, DeviceError, UsageError
-from arkinfer.runtime.contract import FloatArray, IntArray, LoadOptions, Rows, StepOutput
+from arkinfer.errors import ArtifactError, DeviceError
+from arkinfer.runtime.contract import (
+    FloatArray,
+    IntArray,
+    LoadOptions,
+    Rows,
+    StepOutput,
+    check_context,
+    check_length,
+    check_tokens,
+    closed,
+)
 from arkinfer_tvm.cpu import cpu_flags, platform_name
 from arkinfer_tvm.library import Array, Bound, Library, aligned
 from arkinfer_tvm.program import INTERFACE, Program
@@ -40,19 +50,34 @@ class TvmExecutor:
             ResourceError: there is no room for the code or its threads.
         """
         config = section.config
-        check_device(config)
-        code = _read(artifact, config["library"])
-        program = Program.from_json(_read(artifact, config["program"]))
-        threads = options.threads or len(os.sched_getaffinity(0))
+        try:
+            check_device(config)
+            code = _read(artifact, config["library"])
+            program = Program.from_json(_read(artifact, config["program"]))
+            names = sorted({str(o.key) for o in program.operands if o.kind == "weight"})
+            weights = {name: artifact.tensor(name) for name in names}
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ArtifactError(
+                f'The section "{self.name}" of "{artifact.path}" cannot be read',
+                f"{type(error).__name__}: {error}",
+                "Build the artifact again",
+            ) from error
         digest = hashlib.sha256(code).hexdigest()
+        threads = options.threads or usable_cores()
         library = Library(code, f"libarkinfer-{digest[:16]}.so", threads)
         try:
-            names = {str(o.key) for o in program.operands if o.kind == "weight"}
-            weights = {name: artifact.tensor(name) for name in sorted(names)}
             return TvmExecutable(Bound(program, library, weights), library, config)
         except BaseException:
             library.close()
             raise
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use; two threads of one core count once."""
+    import psutil
+
+    usable = len(os.sched_getaffinity(0))
+    return min(usable, psutil.cpu_count(logical=False) or usable)
 
 
 def check_device(config: Mapping[str, Any]) -> None:
@@ -124,15 +149,12 @@ class TvmExecutable:
         """An empty sequence with room for `context` tokens.
 
         Raises:
-            UsageError: not 1 … max_context tokens.
+            UsageError: not 1 … max_context tokens, or the model is closed.
             ResourceError: there is no memory for its caches.
         """
-        if not 1 <= context <= self.max_context:
-            raise UsageError(
-                f"A context of {context} tokens is not possible",
-                f"The artifact was built for 1 to {self.max_context} tokens",
-                "Ask for fewer, or build it with a larger context",
-            )
+        if self._closed:
+            raise closed()
+        check_context(self, context)
         caches = [aligned((context, c.heads, c.size), c.dtype) for c in self._bound.program.caches]
         return TvmState(self, caches, self._bound.arguments(caches), context)
 
@@ -143,7 +165,7 @@ class TvmExecutable:
         symbols = {names[TOKENS]: len(tokens), names[ROWS]: len(rows), names["cached"]: length}
         with self._turn:
             if self._closed:
-                raise UsageError("The model was closed", "", "Load it again")
+                raise closed()
             ports = ((TOKENS, tokens), (ROWS, rows), (LOGITS, logits))
             self._bound.run(arguments, symbols, ports)
         return cast(FloatArray, logits)
@@ -179,10 +201,10 @@ class TvmState:
         self, tokens: IntArray, *, rows: Rows = "last", taps: tuple[str, ...] = ()
     ) -> StepOutput:
         """Appends tokens; see `arkinfer.runtime.contract.State.step`."""
-        self._check(tokens, taps)
-        count = len(tokens)
+        ids = check_tokens(self._executable, self, tokens, taps)
+        count = len(ids)
         given = aligned((count,), np.int64)
-        given[:] = tokens
+        given[:] = ids
         start = {"last": count - 1, "all": 0, "none": count}[rows]
         wanted = aligned((count - start,), np.int64)
         wanted[:] = np.arange(start, count)
@@ -190,36 +212,7 @@ class TvmState:
         self._length += count
         return StepOutput(logits)
 
-    def _check(self, tokens: IntArray, taps: tuple[str, ...]) -> None:
-        count, vocabulary = len(tokens), self._executable.vocab_size
-        if taps:
-            raise UsageError(f'There is no tap "{taps[0]}"', "The backend tvm offers none")
-        if not 1 <= count <= self._executable.chunk:
-            raise UsageError(
-                f"A step of {count} tokens is not possible",
-                f"One step takes 1 to {self._executable.chunk} tokens",
-                "Give them in several steps",
-            )
-        if count > self._capacity - self._length:
-            raise UsageError(
-                f"{count} more tokens do not fit",
-                f"The context holds {self._capacity} tokens, of which {self._length} are used",
-                "Ask for a larger context, or shorten the text",
-            )
-        low, high = int(tokens.min()), int(tokens.max())
-        if low < 0 or high >= vocabulary:
-            raise UsageError(
-                f"The token id {low if low < 0 else high} is outside the vocabulary",
-                f"Ids go from 0 to {vocabulary - 1}",
-                "Use the tokenizer of this artifact",
-            )
-
     def truncate(self, length: int) -> None:
         """Forgets all but the first `length` tokens."""
-        if not 0 <= length <= self._length:
-            raise UsageError(
-                f"The sequence cannot be cut to {length} tokens",
-                f"It has {self._length}",
-                f"Give 0 to {self._length}",
-            )
+        check_length(self, length)
         self._length = length

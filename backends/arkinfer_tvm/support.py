@@ -12,13 +12,12 @@ from arkinfer_tvm.cpu import LEVELS
 
 DENSE = ("f32", "bf16", "f16")
 """Dtypes of dense weights, all computed in float32."""
-BITS = (2, 4, 8)
-"""Codes that do not straddle bytes."""
 
 CACHES = ("f32", "i8")
 """Dtypes of caches."""
 
 DEQUANTIZING = "weights are dequantized to float32 in the kernel, without integer dot products"
+STRADDLING = ", and codes that lie in two bytes are gathered"
 
 
 def supports(node: ir.Node, target: Target) -> Support:
@@ -53,9 +52,8 @@ def _weight(weight: ir.Weight) -> Support:
 
 
 def _scheme(scheme: Scheme) -> Support:
-    if scheme.bits not in BITS:
-        return Support.no(f"its kernels read codes of 2, 4 or 8 bits, not {scheme.name}")
-    return Support.slow(DEQUANTIZING)
+    straddling = 8 % scheme.bits != 0
+    return Support.slow(f"{DEQUANTIZING}{STRADDLING if straddling else ''}")
 
 
 def _dense(weight: ir.Weight) -> Support:

@@ -111,12 +111,12 @@ def spread(value: Expr, lanes: int) -> Expr:
     return value if lanes == 1 else tirx.Broadcast(value, lanes)
 
 
-def at(index: Expr, lanes: int) -> Expr:
-    return index if lanes == 1 else tirx.Ramp(index, 1, lanes)
+def at(index: Expr, lanes: int, stride: int = 1) -> Expr:
+    return index if lanes == 1 else tirx.Ramp(index, stride, lanes)
 
 
-def load(buffer: Buffer, index: Expr, lanes: int = 1) -> Expr:
-    return buffer[at(index, lanes)]
+def load(buffer: Buffer, index: Expr, lanes: int = 1, stride: int = 1) -> Expr:
+    return buffer[at(index, lanes, stride)]
 
 
 def store(buffer: Buffer, index: Expr, value: Expr, lanes: int = 1) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import ClassVar
 
+from tvm.script.ir_builder import tirx as build
+
 from arkinfer_tvm.kernels.common import (
     Expr,
     Kernel,
@@ -81,7 +83,7 @@ class QuantEmbedding(Kernel):
                     value = layout.value(layout.code(p, token, g, i), terms)
                     column = bind(g * i64(size) + i)
                     if layout.order:
-                        column = bind(layout.column(p, column))
+                        column = bind(build.cast(load(p.order, column), "int64"))
                     out = t * i64(layout.columns) + column
                     store(p.out, out, value * constant(self.scale))
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import ClassVar
 
+from tvm.script.ir_builder import tirx as build
+
 from arkinfer_tvm.kernels.common import (
     Expr,
     Kernel,
@@ -82,9 +84,9 @@ class Linear(Kernel):
 class Arrange(Kernel):
     """Copies x into the order in which `QuantLinear` meets the codes.
 
-    A vector of bytes holds `planes` codes in each: code `place` of byte `lane` belongs to input
-    lane * planes + place, so all inputs of one place are made neighbours. The codes stay as they
-    are in the file, and other backends may share them.
+    Code `place` of unit `lane` belongs to input lane * planes + place of its block, and a vector
+    holds the codes of one place: so their inputs are made neighbours. The codes stay as they are
+    in the file, and other backends may share them.
     """
 
     family: ClassVar[str] = "arrange"
@@ -99,15 +101,15 @@ class Arrange(Kernel):
 
     def emit(self, p: SimpleNamespace) -> None:
         block = self.planes * self.lanes
-        layout = Layout(8 // self.planes, self.x.width, self.x.width, "none", "f32", self.order)
 
         def row(t: Expr) -> None:
             with loop(self.x.width // block) as i, loop(self.planes) as place:
                 with loop(self.lanes) as lane:
                     k = bind(i * i64(block) + lane * i64(self.planes) + place)
+                    if self.order:
+                        k = build.cast(load(p.order, k), "int64")
                     out = i * i64(block) + place * i64(self.lanes) + lane
-                    value = load(p.x, self.x.at(t, layout.column(p, k)))
-                    store(p.out, t * i64(self.x.width) + out, value)
+                    store(p.out, t * i64(self.x.width) + out, load(p.x, self.x.at(t, k)))
 
         each_row(load(p.count, 0), row)
 
@@ -132,9 +134,9 @@ class QuantLinear(Kernel):
             sums = [[accumulator(lanes) for _ in range(planes)] for _ in range(rows)]
             with loop(layout.groups) as g:
                 terms = layout.terms(p, n, g)
-                codes = bind((n * i64(layout.groups) + g) * i64(layout.bytes))
-                with loop(layout.bytes // lanes) as i:
-                    packed = bind(load(p.codes, codes + i * i64(lanes), lanes))
+                start = layout.start(n, g)
+                with loop(layout.group // (lanes * planes)) as i:
+                    packed = layout.packed(p, start + i * i64(lanes * layout.unit))
                     first = bind(g * i64(layout.group) + i * i64(lanes * planes))
                     for place in range(planes):
                         weight = layout.value(layout.plane(packed, place), terms, lanes)

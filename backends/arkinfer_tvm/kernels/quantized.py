@@ -5,12 +5,14 @@ Source: `arkinfer.packing.QuantizedTensor`. Knows no particular kernel.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 from tvm.script.ir_builder import tirx as build
 
 from arkinfer_tvm.kernels.common import (
+    Buffer,
     Expr,
     bind,
     constant,
@@ -28,8 +30,11 @@ from arkinfer_tvm.kernels.common import (
 class Layout:
     """The parts of a quantized matrix with K = `columns`.
 
+    `planes` codes fill `unit` bytes without a rest: 2 fill 1 where codes have 4 bits, 8 fill 3
+    where they have 3. A vector of `lanes` codes takes one code from each of `lanes` units.
+
     Attributes:
-        bits: 2, 4 or 8, so that no code lies in two bytes.
+        bits: 2 to 8.
         group: inputs that share a scale, in whole bytes.
         columns: K.
         offset: "none", "zero" or "min".
@@ -50,8 +55,11 @@ class Layout:
 
     @property
     def planes(self) -> int:
-        """Codes in a byte."""
-        return 8 // self.bits
+        return 8 // math.gcd(self.bits, 8)
+
+    @property
+    def unit(self) -> int:
+        return self.bits // math.gcd(self.bits, 8)
 
     @property
     def bytes(self) -> int:
@@ -60,8 +68,7 @@ class Layout:
 
     @property
     def lanes(self) -> int:
-        """Bytes of one vector."""
-        return lanes_of(self.bytes)
+        return lanes_of(self.group // self.planes)
 
     def parameters(self) -> dict[str, str]:
         """The parts that a kernel takes, named as packing names them."""
@@ -82,9 +89,8 @@ class Layout:
             return scale, bind(widen(load(p.min, at), self.scale))
         if self.offset == "none":
             return scale, constant(float(1 << (self.bits - 1)))
-        stride = -(-self.groups * self.bits // 8)
-        byte = load(p.zero, row * i64(stride) + g // i64(self.planes))
-        zero = self._shifted(byte, g % i64(self.planes))
+        size = -(-self.groups * self.bits // 8)
+        zero = self._code(p.zero, bind(row * i64(size)), size, g)
         return scale, bind(build.cast(zero, "float32"))
 
     def value(self, code: Expr, terms: tuple[Expr, Expr], lanes: int = 1) -> Expr:
@@ -95,25 +101,42 @@ class Layout:
             return bind(wide * scale + offset)
         return bind((wide - offset) * scale)
 
+    def start(self, row: Expr, g: Expr) -> Expr:
+        """The first byte of a group."""
+        return bind((row * i64(self.groups) + g) * i64(self.bytes))
+
     def code(self, p: SimpleNamespace, row: Expr, g: Expr, i: Expr) -> Expr:
         """Code i of a group, as uint8."""
-        start = (row * i64(self.groups) + g) * i64(self.bytes)
-        byte = load(p.codes, start + i // i64(self.planes))
-        return self._shifted(byte, i % i64(self.planes))
+        return self._code(p.codes, self.start(row, g), self.bytes, i)
 
-    def _shifted(self, byte: Expr, place: Expr) -> Expr:
-        if self.planes == 1:
-            return byte
-        shift = build.cast(place * i64(self.bits), "uint8")
-        return (byte >> shift) & constant((1 << self.bits) - 1, 1, "uint8")
+    def _code(self, packed: Buffer, start: Expr, size: int, i: Expr) -> Expr:
+        """Code i of `size` packed bytes; it may end in the byte after the one it begins in."""
+        bit = bind(i * i64(self.bits))
+        byte = bind(bit // i64(8))
+        shift = bind(build.cast(bit % i64(8), "uint8"))
+        low = load(packed, start + byte) >> shift
+        if self.unit > 1:
+            after = load(packed, start + build.min(byte + i64(1), i64(size - 1)))
+            # In two steps, because a shift by 8 is undefined.
+            low = low | ((after << constant(1, 1, "uint8")) << (constant(7, 1, "uint8") - shift))
+        return low & constant((1 << self.bits) - 1, 1, "uint8")
 
-    def plane(self, packed: Expr, place: int) -> Expr:
-        """Codes number `place` of `lanes` bytes, as uint8."""
-        if self.planes == 1:
-            return packed
-        mask = constant((1 << self.bits) - 1, self.lanes, "uint8")
-        return (packed >> constant(place * self.bits, self.lanes, "uint8")) & mask
+    def packed(self, p: SimpleNamespace, first: Expr) -> list[Expr]:
+        """The bytes of `lanes` units that begin at byte `first`, one vector per byte of a unit."""
+        return [
+            bind(load(p.codes, first + i64(byte), self.lanes, self.unit))
+            for byte in range(self.unit)
+        ]
 
-    def column(self, p: SimpleNamespace, k: Expr) -> Expr:
-        """Which input the k-th code of a row belongs to, int64."""
-        return build.cast(load(p.order, k), "int64") if self.order else k
+    def plane(self, packed: list[Expr], place: int) -> Expr:
+        """Code number `place` of every unit, as uint8."""
+        if self.bits == 8:
+            return packed[0]
+        byte, shift = divmod(place * self.bits, 8)
+        found = packed[byte] >> self._u8(shift)
+        if shift + self.bits > 8:
+            found = found | (packed[byte + 1] << self._u8(8 - shift))
+        return found & self._u8((1 << self.bits) - 1)
+
+    def _u8(self, value: int) -> Expr:
+        return constant(value, self.lanes, "uint8")

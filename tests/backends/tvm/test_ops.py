@@ -148,6 +148,8 @@ CASES: dict[str, Build] = {
             (6, 7, "int8-row"), (6, 96, "int8-g32-asym"), (6, 64, "int8-g16-min"),
             (6, 64, "int8-g32-actorder"), (5, 128, "int2-g64"), (5, 192, "int2-g64-asym"),
             (5, 12, "int2-g4"), (5, 64, "int2-row-min"), (2, 36, "int2-g12-asym-actorder"),
+            (5, 96, "int3-g32"), (5, 72, "int3-g8-asym"), (5, 64, "int5-g32-min"),
+            (5, 60, "int6-g20-asym"), (5, 256, "int6-row"), (3, 128, "int7-g64-asym-actorder"),
         ]
     },
     "quant.linear int4-g16-asym/f16 scales": linear(5, 48, "int4-g16-asym"),
@@ -166,6 +168,7 @@ CASES: dict[str, Build] = {
         for columns, kind in [
             (64, "int4-g32"), (48, "int4-g16-asym"), (96, "int4-g32-min"), (40, "int8-row"),
             (64, "int8-g32-asym"), (12, "int2-g4"), (64, "int4-g32-actorder"), (14, "int4-row"),
+            (48, "int3-g16-asym"), (40, "int5-g8-min"), (44, "int6-g4-asym"), (64, "int7-row"),
         ]
     },
     "nn.rms_norm 64": norm(64, 1e-5),
