@@ -9,13 +9,15 @@ from __future__ import annotations
 import difflib
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from arkinfer.errors import ResourceError, UsageError
 
 if TYPE_CHECKING:
+    from huggingface_hub import HfApi
     from huggingface_hub.hf_api import ModelInfo
 
 Confirm = Callable[[str, int], bool]
@@ -39,7 +41,13 @@ _WEIGHTS = (
 """The first kind that a repository has is downloaded, and nothing else."""
 
 
-def resolve(model: str | None, *, offline: bool = False, confirm: Confirm | None = None) -> Path:
+def resolve(
+    model: str | None,
+    *,
+    offline: bool = False,
+    confirm: Confirm | None = None,
+    weights: bool = True,
+) -> Path:
     """The folder of a checkpoint.
 
     Args:
@@ -47,6 +55,7 @@ def resolve(model: str | None, *, offline: bool = False, confirm: Confirm | None
             checkpoint, else the demo model.
         offline: never dial out; a hub id must be in the cache.
         confirm: called with the size before a download; None: downloads without asking.
+        weights: False fetches no weights and asks nothing, which is enough for a plan.
 
     Raises:
         UsageError: there is no such folder or hub model, it is not in the cache, or `confirm`
@@ -68,6 +77,8 @@ def resolve(model: str | None, *, offline: bool = False, confirm: Confirm | None
             'like openbmb/MiniCPM4-0.5B, or "demo"',
         )
     _need_hub_library(model)
+    if not weights:
+        return _settings(model, offline)
     return _cached(model) if offline else _download(model, confirm)
 
 
@@ -127,14 +138,28 @@ def _cached(model: str) -> Path:
     return Path(found).parent
 
 
-def _download(model: str, confirm: Confirm | None) -> Path:
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+def _settings(model: str, offline: bool) -> Path:
+    """The settings of a model alone, in a cache beside the hub's, where nothing is incomplete."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_CACHE
 
-    # OSError, and the HTTP client's base class, which differs between versions of the library.
-    unreachable = cast("tuple[type[Exception], ...]", (OSError, *HfHubHTTPError.__bases__))
-    try:
-        info = HfApi().model_info(model, files_metadata=True)
+    if offline or isinstance(try_to_load_from_cache(model, "config.json"), str):
+        return _cached(model)
+    beside = Path(HF_HUB_CACHE).parent / "arkinfer-settings"
+    with _explained(model) as api:
+        files = {file.rfilename for file in api.model_info(model).siblings or ()}
+        wanted = [name for name in _SETTINGS if name in files]
+        if "config.json" not in wanted:
+            raise _no_checkpoint(model, dict.fromkeys(files, 0))
+        found = [hf_hub_download(model, name, cache_dir=beside) for name in wanted]
+    return Path(found[0]).parent
+
+
+def _download(model: str, confirm: Confirm | None) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    with _explained(model) as api:
+        info = api.model_info(model, files_metadata=True)
         sizes = _needed(model, info)
         missing = [name for name in sizes if not _is_cached(model, name, info.sha)]
         size = sum(sizes[name] for name in missing)
@@ -147,6 +172,18 @@ def _download(model: str, confirm: Confirm | None) -> Path:
                 hf_hub_download(model, name, revision=info.sha)
         # By the branch's name, so that the cache knows which copy is the newest.
         return Path(hf_hub_download(model, "config.json")).parent
+
+
+@contextmanager
+def _explained(model: str) -> Generator[HfApi]:
+    """The hub; what goes wrong with it, in sentences."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    # OSError, and the HTTP client's base class, which differs between versions of the library.
+    unreachable = cast("tuple[type[Exception], ...]", (OSError, *HfHubHTTPError.__bases__))
+    try:
+        yield HfApi()
     except GatedRepoError as error:
         raise UsageError(
             f"{model} may not be downloaded",
@@ -171,11 +208,7 @@ def _needed(model: str, info: ModelInfo) -> dict[str, int]:
     """Names and sizes of the files that a build reads; config.json comes last."""
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     if "config.json" not in sizes:
-        raise UsageError(
-            f"{model} is not a checkpoint",
-            f"It has no config.json, but {_some(sizes)}",
-            "Give a model in the format of Hugging Face transformers",
-        )
+        raise _no_checkpoint(model, sizes)
     for kind in _WEIGHTS:
         weights = sorted(name for name in sizes if kind.fullmatch(name))
         if weights:
@@ -188,6 +221,14 @@ def _needed(model: str, info: ModelInfo) -> dict[str, int]:
         )
     settings = [name for name in _SETTINGS[1:] if name in sizes]
     return {name: sizes[name] for name in (*settings, *weights, "config.json")}
+
+
+def _no_checkpoint(model: str, files: dict[str, int]) -> UsageError:
+    return UsageError(
+        f"{model} is not a checkpoint",
+        f"It has no config.json, but {_some(files)}",
+        "Give a model in the format of Hugging Face transformers",
+    )
 
 
 def _some(names: dict[str, int]) -> str:

@@ -117,6 +117,7 @@ def ask(
     offline: bool = False,
     confirm: str = "None",
     before: str = "",
+    weights: bool = True,
 ) -> dict[str, Any]:
     """`resolve` in a process of its own, as the library reads its environment when imported."""
     code = f"""
@@ -126,7 +127,7 @@ from arkinfer.errors import ArkError
 from arkinfer.frontend.hub import resolve
 asked = []
 try:
-    folder = resolve({model!r}, offline={offline}, confirm={confirm})
+    folder = resolve({model!r}, offline={offline}, confirm={confirm}, weights={weights})
     found = dict(folder=str(folder), files=sorted(p.name for p in folder.iterdir()))
 except ArkError as error:
     found = dict(error=type(error).__name__, text=str(error))
@@ -303,3 +304,12 @@ def test_demo_is_the_packaged_checkpoint(tmp_path: Path, monkeypatch: pytest.Mon
     make_checkpoint("tiny", 0, tmp_path / "demo" / "checkpoint")
     assert resolve("demo") == resolve(None) == demo_checkpoint()
     assert demo_checkpoint() == tmp_path / "demo" / "checkpoint"
+
+
+def test_a_plan_fetches_settings_only(hub: Hub, tmp_path: Path) -> None:
+    found = ask(hub, tmp_path, ID, weights=False)
+    assert found["files"] == ["config.json", "generation_config.json", "tokenizer.json",
+                              "tokenizer_config.json"]  # fmt: skip
+    assert not [request for request in hub.requests if "safetensors" in request]
+    incomplete = ask(hub, tmp_path, ID, offline=True)
+    assert "is not in the cache of the hub" in incomplete["text"]
