@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 from arkinfer.errors import DeviceError
+from tests.backends.expectations import QUICK
 from tests.backends.lab import Lab, executors
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the models that take long to compile."""
+    for item in items:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        quick = QUICK.get(params.get("backend", ""))
+        if quick is not None and params.get("name", next(iter(quick))) not in quick:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
