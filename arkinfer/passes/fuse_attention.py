@@ -43,6 +43,8 @@ def _attempt(uses: Uses, attention: Node) -> Rewrite:
     values = _joined(pattern, _heads_last(pattern, v, "v"), "v")
     need(keys.cache is not values.cache, "keys and values come from one cache")
     seen, fresh = keys.cache.type.shape[0], query.type.shape[0]
+    same = values.cache.type.shape[0] == seen
+    need(same, "keys and values are not joined in the same order")
     need(keys.rows.type.shape[0] == fresh, "there are not as many queries as new rows")
     _need_causal(pattern, mask, seen, fresh)
     back = pattern.user(attention.result, "tensor.transpose", "the result stays heads first")
@@ -83,8 +85,8 @@ def _joined(pattern: Pattern, value: Value, name: str) -> _Joined:
     kind = cache.type
     need(isinstance(kind, TensorType) and len(kind.shape) == 3, f"the cache of {name} is {kind}")
     need(pattern.uses.only(cache) is node, f"the cache of {name} has another user")
-    allowed = [user for user in pattern.uses.nodes(node.result) if user not in pattern.own]
-    need(not allowed, f"{name} with its new rows has another user, {[u.op for u in allowed]}")
+    others = [user for user in pattern.uses.nodes(node.result) if user not in pattern.own]
+    need(not others, f"{name} with its new rows has another user, {', '.join(map(_op, others))}")
     return _Joined(node, cache, rows)
 
 
@@ -121,6 +123,10 @@ def _counted(pattern: Pattern, operand: Operand) -> tuple[Dim, Dim] | None:
         pattern.shared.append(node)
         operand = node.operands[0]
     return None
+
+
+def _op(node: Node) -> str:
+    return node.op
 
 
 def _text(side: tuple[Dim, Dim] | None) -> str:

@@ -10,6 +10,7 @@ from typing import cast
 
 from arkinfer import ir
 from arkinfer.ir import Builder, Derived, Module, Node, TensorType, Value, Weight
+from arkinfer.ir.types import shape_text
 from arkinfer.passes.match import NoMatch, Pattern, Uses, need
 from arkinfer.passes.rewrite import Rewrite, rewrite_at
 from arkinfer.passes.symbols import common_path, derived, joined_name
@@ -39,7 +40,7 @@ class _Fuse:
         reshapes = [node for node in heads if node is not None]
         shapes = [cast("tuple[int, ...]", node.result.tensor.shape) for node in reshapes]
         same = all(s[:-2] == shapes[0][:-2] and s[-1] == shapes[0][-1] for s in shapes)
-        need(same, f"the heads have different shapes: {', '.join(map(str, shapes))}")
+        need(same, f"the heads have different shapes: {', '.join(map(shape_text, shapes))}")
         pattern = Pattern(uses, first)
         pattern.own += [*linears[1:], *reshapes]
         stacked = self._stack([node.weights for node in linears])

@@ -12,6 +12,8 @@ from arkinfer.ir import Module, Node, Operand, TensorType, Value, Weight
 from arkinfer.passes.match import NoMatch, Pattern, Uses, is_float_cast, last_axis, need
 from arkinfer.passes.rewrite import Rewrite, one_node, rewrite_at
 
+NOT_HALVES = "what the sine multiplies is not the two halves of x, joined along the last axis"
+
 
 @dataclass(frozen=True)
 class FuseRope:
@@ -130,9 +132,9 @@ def _are_indices(value: Value) -> bool:
 
 def _need_rotated(pattern: Pattern, operand: Operand, x: Operand) -> None:
     """`operand` is (-second half of x, first half of x), along the last axis."""
-    joined = pattern.producer(operand, "tensor.concat", "the sine's factor is not two halves of x")
+    joined = pattern.producer(operand, "tensor.concat", NOT_HALVES)
     two = len(joined.operands) == 2 and last_axis(joined.result, joined.attributes["axis"])
-    need(two, "the sine's factor is not two halves of x")
+    need(two, NOT_HALVES)
     first, second = (_made(o) for o in joined.operands)
     need("tensor.neg" in (first, second), "neither half is negated")
     need(first != second, "both halves are negated")
@@ -142,7 +144,7 @@ def _need_rotated(pattern: Pattern, operand: Operand, x: Operand) -> None:
     need(isinstance(size, int) and size % 2 == 0, f"what is rotated is {x.type}")
     assert isinstance(size, int)
     for part, start in ((negated.operands[0], size // 2), (joined.operands[1], 0)):
-        half = pattern.producer(part, "tensor.slice", "the sine's factor is not two halves of x")
+        half = pattern.producer(part, "tensor.slice", NOT_HALVES)
         need(pattern.through_casts(half.operands[0]) is x, "the halves are not those of x")
         found = half.attributes
         right = last_axis(x, found["axis"]) and found["start"] == start
