@@ -8,18 +8,22 @@ from pathlib import Path
 import pytest
 
 from arkinfer.errors import DeviceError
-from tests.backends.expectations import QUICK
+from tests.backends.expectations import QUICK, REFUSED
 from tests.backends.lab import Lab, executors
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the models that take long to compile."""
+    """Drops the models that a backend refuses, and marks those that take long to compile."""
+    kept: list[pytest.Item] = []
     for item in items:
         params = getattr(getattr(item, "callspec", None), "params", {})
-        quick = QUICK.get(params.get("backend", ""))
-        if quick is not None and params.get("name", next(iter(quick))) not in quick:
+        backend, name = params.get("backend"), params.get("name")
+        if name is None or name not in REFUSED.get(backend, ()):
+            kept.append(item)
+        if name is not None and name not in QUICK.get(backend, {name}):
             item.add_marker(pytest.mark.slow)
+    items[:] = kept
 
 
 @pytest.fixture(scope="session")

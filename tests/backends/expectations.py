@@ -40,7 +40,7 @@ REFUSED: dict[str, set[str]] = {
         *_ODD_BITS, "quant.linear int4-g32-min", "quant.embedding int4-g32-min",
         "quant.embedding int3-g32",
     },
-    "tvm": {*_ODD_BITS, "quant.embedding int3-g32"},
+    "tvm": set(),
     "tensorrt": {
         *(m.name for m in QUANT_LINEAR if m.linear not in (
             "int4-g16", "int4-g32", "int4-g64", "int4-g128", "int4-row",

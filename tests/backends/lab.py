@@ -20,7 +20,7 @@ import numpy.typing as npt
 from arkinfer import ir
 from arkinfer.artifact import ArtifactWriter, open_artifact
 from arkinfer.backend import Compiler, compiler
-from arkinfer.compiler.prepare import legalize
+from arkinfer.compiler.prepare import Lowered, legalize
 from arkinfer.compiler.section import SectionWriter
 from arkinfer.compiler.weights import WeightStore
 from arkinfer.models.config import ModelConfig, parse_config
@@ -182,18 +182,21 @@ class Lab:
     def executor(self, backend: str) -> Executor:
         return EntryPoint(backend, executors()[backend], registry.GROUP).load()()
 
-    def write(self, backend: str, model: Model, path: Path) -> Path:
-        """An artifact with one section.
+    def lowered(self, backend: str, model: Model) -> Lowered:
+        """The model as the backend wants it.
 
         Raises:
             UnsupportedError: the backend refuses a node; what a user would read.
         """
-        maker, target = self.compiler(backend), self.target(backend)
-        lowered = legalize(model.module, maker, target, None)
+        return legalize(model.module, self.compiler(backend), self.target(backend), None)
+
+    def write(self, backend: str, model: Model, path: Path) -> Path:
+        """An artifact with one section."""
+        lowered, target = self.lowered(backend, model), self.target(backend)
         with ArtifactWriter(path) as artifact:
             store = LabStore(lowered.module.weights, Leaves(model.config, model.context))
             section = SectionWriter(backend, artifact, store)
-            maker.compile(lowered.module, target, section)
+            lowered.compiler.compile(lowered.module, target, section)
             section.finish()
             return artifact.commit(
                 {

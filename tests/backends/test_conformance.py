@@ -13,16 +13,22 @@ from tests.backends.lab import Lab, error, executors
 from tests.backends.models import MODELS
 
 
+@pytest.mark.parametrize("shown", MODELS)
+def test_every_node_has_a_home_or_a_reason(backend: str, shown: str, lab: Lab) -> None:
+    if shown in REFUSED[backend]:
+        with pytest.raises(UnsupportedError) as refusal:
+            lab.lowered(backend, MODELS[shown])
+        assert f"has no home on {backend} for" in refusal.value.what
+        assert refusal.value.why
+    else:
+        placement = lab.lowered(backend, MODELS[shown]).placement
+        assert all(reason for _, reason in placement.slow)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_logits(backend: str, name: str, lab: Lab) -> None:
-    """A whole chunk, a part of one and a single token; or a refusal that says why."""
+    """A whole chunk, a part of one and a single token."""
     model = MODELS[name]
-    if name in REFUSED[backend]:
-        with pytest.raises(UnsupportedError) as refusal:
-            lab.path(backend, model)
-        assert refusal.value.why
-        assert "has no home on" in refusal.value.what
-        return
     tokens = model.tokens(20)
     state = lab.executable(backend, model).new_state(24)
     parts = [state.step(tokens[a:b], rows="all").logits for a, b in ((0, 16), (16, 19), (19, 20))]
