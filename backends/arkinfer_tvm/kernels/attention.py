@@ -41,7 +41,7 @@ _MASKED = -1e30
 
 @dataclass(frozen=True)
 class Append(Kernel):
-    """cache[start + t] = rows[t]; int8: round(rows[t] / scale) within ±127."""
+    """cache[start + t] = rows[t]; int8: round(rows[t] / scale), cut off."""
 
     family: ClassVar[str] = "append"
     rows: Strided
@@ -63,7 +63,7 @@ class Append(Kernel):
                 value = load(p.rows, self.rows.at(t, at), lanes)
                 if self.cache == "int8":
                     value = build.nearbyint(value / load(p.scale, at, lanes))
-                    value = build.max(value, constant(-127.0, lanes))
+                    value = build.max(value, constant(-128.0, lanes))
                     value = build.min(value, constant(127.0, lanes))
                     value = build.cast(value, kind("int32", lanes))
                     value = build.cast(value, kind("int8", lanes))

@@ -32,16 +32,20 @@ from arkinfer_tvm.kernels.quantized import Layout
 
 TILE = 8
 """Rows of x that share one pass over a row of the matrix."""
+BLOCK = 32
+"""Rows of the matrix that stay in the cache while tiles of x pass by."""
 
 
 def _tiles(count: Expr, outputs: int, tile: Callable[[Expr, Expr, int], None]) -> None:
     """tile(n, t, rows) for every output n and all rows of x, eight at a time, then one."""
     full = bind(count // i64(TILE))
-    with parallel(outputs) as n:
-        with loop(full) as block:
-            tile(n, bind(block * i64(TILE)), TILE)
-        with loop(count - full * i64(TILE)) as rest:
-            tile(n, bind(full * i64(TILE) + rest), 1)
+    with parallel(-(-outputs // BLOCK)) as block:
+        first = bind(block * i64(BLOCK))
+        inside = bind(build.min(i64(BLOCK), i64(outputs) - first))
+        with loop(full) as several, loop(inside) as n:
+            tile(bind(first + n), bind(several * i64(TILE)), TILE)
+        with loop(count - full * i64(TILE)) as rest, loop(inside) as n:
+            tile(bind(first + n), bind(full * i64(TILE) + rest), 1)
 
 
 @dataclass(frozen=True)
