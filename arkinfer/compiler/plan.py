@@ -18,7 +18,7 @@ import numpy as np
 from arkinfer import ir
 from arkinfer.compiler.prepare import BuildOptions, Lowered, legalize, used_weights
 from arkinfer.compiler.section import ALIGNMENT, MeasuringWriter
-from arkinfer.compiler.weights import BLOCK, WeightStore, elements_per_row, rows_of
+from arkinfer.compiler.weights import BLOCK, WeightStore, elements_per_row, nbytes, rows_of
 from arkinfer.models.config import ModelConfig
 from arkinfer.packing import Scheme
 from arkinfer.quant import round_to_nearest
@@ -31,14 +31,17 @@ MIB = 1 << 20
 RUNTIME_BASE = 110 * MIB
 """Resident memory of the runner with an empty model: Python, numpy, the runtime's library."""
 
-BUILD_BASE = 560 * MIB
-"""Resident memory of a build before any weight: torch, the traced graph's working set."""
+BUILD_BASE = 300 * MIB
+"""Resident memory of a build before any weight: Python, torch, and what tracing needs at once."""
 
 BUILD_PER_LAYER = 3 * MIB
 """Of tracing, per layer."""
 
-TRACE_SECONDS = (4.0, 0.4)
-"""Of starting torch, and per layer, on the machine of the measurements."""
+TRACE_SECONDS = (3.0, 0.25)
+"""Of starting torch, and per layer, where `_slowness` is 1."""
+
+READ, WRITE = 0.6e9, 0.5e9
+"""Bytes per second that a build reads from the checkpoint, and hashes and writes; common disks."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +238,7 @@ def _block_bytes(lowered: list[Lowered]) -> int:
 def _seconds(lowered: list[Lowered], config: ModelConfig) -> float:
     """Tracing, and quantizing at the rate that a small matrix shows now."""
     rates: dict[Scheme, float] = {}
-    seconds = TRACE_SECONDS[0] + TRACE_SECONDS[1] * config.num_hidden_layers
+    seconds = (TRACE_SECONDS[0] + TRACE_SECONDS[1] * config.num_hidden_layers) * _slowness()
     for weight in used_weights([each.module for each in lowered]):
         count = rows_of(weight) * elements_per_row(weight)
         if isinstance(weight.type, ir.QuantizedType):
@@ -243,8 +246,17 @@ def _seconds(lowered: list[Lowered], config: ModelConfig) -> float:
             if scheme not in rates:
                 rates[scheme] = _rate(scheme)
             seconds += count / rates[scheme]
-        seconds += 2 * count / 1e9  # reading two bytes each from a disk or its cache
+        seconds += 2 * count / READ + nbytes(weight) / WRITE
     return round(seconds, 1)
+
+
+def _slowness() -> float:
+    """How much longer plain Python takes here and now than where the constants were measured."""
+    began = time.perf_counter()
+    total = 0
+    for number in range(400_000):
+        total += number % 7
+    return max(0.3, (time.perf_counter() - began) / 0.020)
 
 
 def _rate(scheme: Scheme) -> float:
@@ -256,8 +268,6 @@ def _rate(scheme: Scheme) -> float:
 
 
 def _roofline(bandwidth: float, lowered: Lowered) -> float | None:
-    from arkinfer.compiler.weights import nbytes
-
     linears = [w for n in lowered.module.nodes() if n.op.endswith(".linear") for w in n.weights]
     read = sum(map(nbytes, linears))
     return round(bandwidth / read, 1) if bandwidth and read else None

@@ -1,0 +1,89 @@
+"""Plans against the builds that they predict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from arkinfer.compiler.build import build
+from arkinfer.compiler.plan import plan
+from arkinfer.errors import UnsupportedError, UsageError
+from arkinfer.frontend.checkpoint import open_checkpoint
+from arkinfer.frontend.dense import dense_module
+from arkinfer.frontend.trace import trace
+from arkinfer.ir import parse_module, print_module
+from arkinfer.passes import run_pipeline, standard_pipeline
+from arkinfer.quant import parse_quant
+from arkinfer.testing import FAMILY, family, make_checkpoint, preset
+
+
+@pytest.mark.parametrize("name", sorted(FAMILY))
+def test_a_plan_looks_at_the_graph_that_a_build_makes(name: str) -> None:
+    """`dense_module` writes down what tracing and the pipeline arrive at."""
+    config = family(name)
+    text = print_module(trace(config, 64))
+    dtype = {"bfloat16": "bf16", "float16": "f16"}.get(config.torch_dtype, "f32")
+    for spec in (None, parse_quant("int8-row")):
+        traced = parse_module(text)
+        run_pipeline(traced, standard_pipeline(spec))
+        traced.attributes = {"context": 64, "chunk": 8, "vocab_size": config.vocab_size}
+        linear = spec.linear if spec else None
+        embedding = spec.embedding if spec else None
+        assert traced == dense_module(
+            config, context=64, chunk=8, dtype=dtype, linear=linear, embedding=embedding
+        )
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "reference"])
+@pytest.mark.parametrize("quant", ["none", "int8", "int4-g64-asym"])
+def test_sizes_are_right_within_two_percent(tmp_path: Path, quant: str, backend: str) -> None:
+    raw = preset("tiny", vocab_size=4096, hidden_size=256, intermediate_size=768)
+    folder = make_checkpoint(raw, 0, tmp_path / "model")
+    found = plan(folder, quant=quant, backend=backend)
+    built = build(folder, quant=quant, backend=backend, output=tmp_path / "m.ark")
+    assert abs(found.artifact_bytes / built.size - 1) < 0.02
+    with open_checkpoint(folder) as checkpoint:
+        config = checkpoint.config
+    per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
+    assert found.kv_bytes_per_token == per_token
+    assert found.kv_bytes == per_token * built.context
+    assert found.parameters == config.num_parameters
+
+
+@pytest.mark.parametrize("name", ["minicpm4-0.5b", "minicpm4-8b", "bitcpm4-1b", "minicpm4.1-8b"])
+@pytest.mark.parametrize("quant", ["int4", "int8", "none"])
+def test_published_shapes_need_no_weights(tmp_path: Path, name: str, quant: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(preset(name)))
+    found = plan(tmp_path, quant=quant)
+    bits = {"int4": (4.4, 6.0), "int8": (8.2, 8.6), "none": (16.0, 16.5)}[quant]
+    assert bits[0] < 8 * found.weight_bytes / found.parameters < bits[1]
+    assert found.run_bytes > found.weight_bytes + found.kv_bytes
+    assert found.build_bytes < 3 << 30
+    assert 0 < found.build_seconds < 20_000
+
+
+def test_memory_bounds_the_context(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(preset("minicpm4.1-8b")))
+    board = plan(tmp_path, target="jetson-orin", backend="onnxruntime", quant="int4-g128")
+    assert board.memory == 8 << 30
+    assert 0 < board.largest_context < board.context
+    room = board.memory - (board.run_bytes - board.kv_bytes)
+    assert board.largest_context == room // board.kv_bytes_per_token
+    assert board.decode_tokens_per_second is not None
+    assert np.isclose(board.decode_tokens_per_second, 102e9 / 4.2e9, rtol=0.15)
+
+
+def test_a_plan_refuses_what_a_build_refuses(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(preset("tiny")))
+    with pytest.raises(UsageError, match=r'no target "cpuu"\. Did you mean "cpu"'):
+        plan(tmp_path, target="cpuu")
+    with pytest.raises(UsageError, match="The context cannot be"):
+        plan(tmp_path, context=10**9)
+    (tmp_path / "config.json").write_text(
+        json.dumps({**preset("tiny"), "architectures": ["MiniCPMForCasualLM"]})
+    )
+    with pytest.raises(UnsupportedError, match='Did you mean "MiniCPMForCausalLM"'):
+        plan(tmp_path)
