@@ -53,13 +53,13 @@ def lengths(progress: float) -> tuple[tuple[int, float], ...]:
         return ((256, 0.2), (512, 0.8))
     if progress < COPYING_UNTIL:
         return ((128, 0.5), (512, 0.5))
-    if progress < 0.6:
-        return ((512, 0.7), (1024, 0.3))
-    if progress < 0.75:
-        return ((512, 0.4), (1024, 0.4), (2048, 0.2))
-    if progress < 0.87:
-        return ((512, 0.3), (1024, 0.35), (2048, 0.2), (4096, 0.15))
-    return ((512, 0.25), (1024, 0.3), (2048, 0.2), (4096, 0.18), (8192, 0.07))
+    if progress < 0.55:
+        return ((512, 0.6), (1024, 0.4))
+    if progress < 0.7:
+        return ((512, 0.4), (1024, 0.3), (2048, 0.3))
+    if progress < 0.85:
+        return ((512, 0.3), (1024, 0.2), (2048, 0.25), (4096, 0.25))
+    return ((512, 0.3), (1024, 0.2), (2048, 0.15), (4096, 0.25), (8192, 0.1))
 
 
 def shares(progress: float, length: int) -> tuple[float, float, float, float]:
@@ -69,8 +69,8 @@ def shares(progress: float, length: int) -> tuple[float, float, float, float]:
     if progress < COPYING_UNTIL:
         return (0.55, 0.2, 0.2, 0.05)
     if length <= 1024:
-        return (0.48, 0.25, 0.25, 0.02)
-    return (0.4, 0.1, 0.5, 0.0)
+        return (0.42, 0.35, 0.21, 0.02)
+    return (0.4, 0.0, 0.6, 0.0)
 
 
 def sample_shape(seed: int, step: int, progress: float, tokens: int) -> tuple[int, int]:
@@ -222,8 +222,8 @@ class Mixture:
                 made = retrieval("", count, max(1, count), rng)
             weight = 0.0
         else:
-            count = int(rng.integers(1, max(2, min(40, left // 64))))
-            asked = int(min(count, rng.integers(1, 9), max(1, left // 120)))
+            count = int(rng.integers(1, max(2, min(64, left // 64))))
+            asked = int(min(count, rng.integers(1, 9 + left // 200), max(1, left // 120)))
             room = left - 16 * count - 45 * asked - 24
             characters = int(max(0, room) * rng.uniform(3.1, 3.5))
             made = retrieval(self._filler(characters, rng) if characters else "", count, asked, rng)
