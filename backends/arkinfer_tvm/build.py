@@ -33,6 +33,18 @@ def build_library(names: Mapping[Kernel, str], arch: str, level: Level) -> bytes
         DeviceError: there is no C compiler or linker for the architecture here.
     """
     compiler = c_compiler(arch)
+    launcher = resources.files("arkinfer_tvm").joinpath("launcher.c").read_bytes()
+    with tempfile.TemporaryDirectory(prefix="arkinfer-") as name:
+        folder = Path(name)
+        (folder / "kernels.o").write_bytes(compile_kernels(names, arch, level))
+        (folder / "launcher.c").write_bytes(launcher)
+        command = [compiler, *_COMPILE, "launcher.c", "kernels.o", *_LINK, "-o", "library.so"]
+        _link(command, folder)
+        return (folder / "library.so").read_bytes()
+
+
+def compile_kernels(names: Mapping[Kernel, str], arch: str, level: Level) -> bytes:
+    """An object file with every kernel, under `__tvm_ffi_<name>`."""
     functions = {name: kernel.function(name) for kernel, name in names.items()}
     facts: dict[str, Any] = {
         "kind": "llvm",
@@ -41,14 +53,10 @@ def build_library(names: Mapping[Kernel, str], arch: str, level: Level) -> bytes
         "mattr": list(level.features),
     }
     executable = tvm.compile(tvm.IRModule(functions), target=tvm.target.Target(facts))
-    with tempfile.TemporaryDirectory(prefix="arkinfer-") as name:
-        folder = Path(name)
-        executable.mod.write_to_file(str(folder / "kernels.o"), "o")
-        launcher = resources.files("arkinfer_tvm").joinpath("launcher.c")
-        (folder / "launcher.c").write_text(launcher.read_text("utf-8"), "utf-8")
-        command = [compiler, *_COMPILE, "launcher.c", "kernels.o", *_LINK, "-o", "library.so"]
-        _link(command, folder)
-        return (folder / "library.so").read_bytes()
+    with tempfile.TemporaryDirectory(prefix="arkinfer-") as folder:
+        path = Path(folder) / "kernels.o"
+        executable.mod.write_to_file(str(path), "o")
+        return path.read_bytes()
 
 
 def c_compiler(arch: str) -> str:

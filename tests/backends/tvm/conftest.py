@@ -15,6 +15,7 @@ from arkinfer import ir
 from arkinfer.artifact import ArtifactWriter, Section, open_artifact
 from arkinfer.models.config import ModelConfig, Rope
 from arkinfer.packing import QuantizedTensor, Scheme, encode, parse_scheme
+from arkinfer.passes.quantize_cache import QuantizeCache
 from arkinfer.runtime.contract import LoadOptions
 from arkinfer.targets import Target, load_target
 from arkinfer.testing.dense import dense_module
@@ -88,6 +89,9 @@ class Store:
         if weight.name.endswith("inv_freq"):
             half = int(str(weight.type.shape[0]))
             return (10000.0 ** (-np.arange(half) / half)).astype(np.float32)
+        if weight.name.startswith("cache_scales."):  # k and v are about standard normal
+            shape = tuple(int(str(d)) for d in weight.type.shape)
+            return np.linspace(0.02, 0.04, int(np.prod(shape)), dtype=np.float32).reshape(shape)
         drawn = ir.RandomWeights(self.seed).load(replace(weight, source=None))
         assert isinstance(drawn, np.ndarray)
         wide = drawn.astype(np.float32)
@@ -174,7 +178,7 @@ class Model:
         for value in step.inputs:
             if isinstance(value.type, ir.CacheType):
                 heads, size = (int(str(d)) for d in value.type.shape[1:])
-                inputs[value.name] = np.zeros((0, heads, size), np.float32)
+                inputs[value.name] = np.zeros((0, heads, size), ir.DTYPES[value.type.dtype])
         return ir.run_function(step, inputs, self.store)["logits"]
 
     def tokens(self, count: int, seed: int = 0) -> Array:
@@ -258,6 +262,17 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def small(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """One quantized model, for tests that are not about numbers."""
     return _model("int4-g32, head int8-row", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def int8_caches(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A model whose keys and values are kept in int8."""
+    module = dense_module(config(num_key_value_heads=2), context=40, chunk=24)
+    QuantizeCache().run(module)
+    ir.verify_module(module)
+    store = Store(module)
+    path = tmp_path_factory.mktemp("tvm") / "int8.ark"
+    return Model(module, store, _make_artifact(path, module, store, load_target("cpu")))
 
 
 _made: dict[str, Model] = {}

@@ -20,9 +20,11 @@ from arkinfer.errors import DeviceError, UnsupportedError
 from arkinfer.ir import Builder, CacheType, TensorType, Value, Weight, dim
 from arkinfer.packing import parse_scheme
 from arkinfer.targets import Target, load_target
-from arkinfer_tvm import cpu
+from arkinfer_tvm import cpu, kernels
+from arkinfer_tvm.build import compile_kernels
 from arkinfer_tvm.compiler import TvmCompiler, level_for
 from arkinfer_tvm.cpu import LEVELS, best_level
+from arkinfer_tvm.kernels.quantized import Layout
 from arkinfer_tvm.support import DEQUANTIZING
 
 CPU = load_target("cpu")
@@ -237,6 +239,22 @@ def test_levels() -> None:
 def test_a_target_that_is_not_this_machine(arch: str, isa: tuple[str, ...], name: str) -> None:
     target = Target(name="t", summary="", arch=arch, isa=isa, backends=("tvm",))
     assert level_for(target).name == name
+
+
+@pytest.mark.parametrize(("arch", "machine"), [("x86_64", 62), ("aarch64", 183)])
+def test_kernels_compile_for_both_architectures(arch: str, machine: int) -> None:
+    """ELF header, e_machine at byte 18. Linking for another machine needs its C compiler."""
+    layout = Layout(4, 32, 64, "zero", "f16", False)
+    names: dict[kernels.Kernel, str] = {
+        kernels.QuantLinear(layout, 8): "quant_linear",
+        kernels.Attention(kernels.Strided(64, 64), 4, 1, 16, 0.25, "int8"): "attention",
+        kernels.Rope(kernels.Strided(64, 64), 4, 16, 1.0): "rope",
+    }
+    for level in LEVELS[arch]:
+        compiled = compile_kernels(names, arch, level)
+        assert compiled[:4] == b"\x7fELF"
+        assert int.from_bytes(compiled[18:20], "little") == machine
+        assert all(f"__tvm_ffi_{name}".encode() in compiled for name in names.values())
 
 
 def test_cpu_flags_of_both_architectures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
