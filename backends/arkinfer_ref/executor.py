@@ -45,7 +45,7 @@ class ReferenceExecutor:
             ir.verify_module(module)
             weights = _map_weights(artifact, module, section.config["weights"])
             return ReferenceExecutable(module, MappedWeights(weights))
-        except (InternalError, LookupError, TypeError, ValueError) as error:
+        except (InternalError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f'The section "{self.name}" of "{artifact.path}" cannot be read',
                 str(error),

@@ -194,20 +194,25 @@ class Lab:
         """An artifact with one section."""
         lowered, target = self.lowered(backend, model), self.target(backend)
         with ArtifactWriter(path) as artifact:
-            store = LabStore(lowered.module.weights, Leaves(model.config, model.context))
-            section = SectionWriter(backend, artifact, store)
+            section = SectionWriter(backend, artifact, self.store(lowered.module, model))
             lowered.compiler.compile(lowered.module, target, section)
             section.finish()
-            return artifact.commit(
-                {
-                    "model": {"name": "lab", "architecture": model.config.architecture},
-                    "context": model.context,
-                    "quant": model.linear or "none",
-                    "dtype": "fp32",
-                    "target": {"name": target.name},
-                    "tokens": {"bos": 1, "stop": [2]},
-                }
-            )
+            return artifact.commit(self.facts(model, target.name))
+
+    def store(self, module: ir.Module, model: Model) -> LabStore:
+        """The numbers of a legalized module."""
+        return LabStore(module.weights, Leaves(model.config, model.context))
+
+    def facts(self, model: Model, target: str) -> dict[str, Any]:
+        """The least that a manifest says."""
+        return {
+            "model": {"name": "lab", "architecture": model.config.architecture},
+            "context": model.context,
+            "quant": model.linear or "none",
+            "dtype": "fp32",
+            "target": {"name": target},
+            "tokens": {"bos": 1, "stop": [2]},
+        }
 
     def path(self, backend: str, model: Model) -> Path:
         key = (backend, model.name)
