@@ -31,7 +31,7 @@ def preset(name: str, **changes: Any) -> dict[str, Any]:
         UsageError: no preset has that name.
     """
     if name not in PRESETS:
-        raise UsageError(f'there is no preset "{name}"', "", nearest(name, PRESETS))
+        raise UsageError(f'There is no preset "{name}"', "", nearest(name, PRESETS))
     text = (files("arkinfer.testing") / "configs" / f"{name}.json").read_text()
     return {**json.loads(text), **changes}
 

@@ -38,7 +38,7 @@ def stored_dtype(config: ModelConfig) -> np.dtype[Any]:
     """
     if config.torch_dtype not in DTYPES:
         raise UnsupportedError(
-            f'no checkpoint can be made with torch_dtype "{config.torch_dtype}"',
+            f'No checkpoint can be made with torch_dtype "{config.torch_dtype}"',
             "",
             nearest(config.torch_dtype, DTYPES),
         )

@@ -72,7 +72,7 @@ class Lowering:
                 self._names[value] = self.graph.input(ROWS, integer, ["R"])
             else:
                 raise UnsupportedError(
-                    f"the function has an input {value.name}", "only tokens, rows and caches fit"
+                    f"The function has an input {value.name}", "only tokens, rows and caches fit"
                 )
         self.graph.input(POSITIONS, integer, [1, "T"])
         self.graph.input(LENGTH, integer, [1])
@@ -86,7 +86,7 @@ class Lowering:
                 )
                 if found != f"present.{name}":
                     raise UnsupportedError(
-                        f"the function returns a cache as {name}", "it is the next of another one"
+                        f"The function returns a cache as {name}", "it is the next of another one"
                     )
                 self.graph.output(found, self._type, list(shape))
             else:

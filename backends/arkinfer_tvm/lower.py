@@ -102,7 +102,7 @@ class Lowering:
             self._lower(node)
         final = [self._caches[v] for v in self.function.outputs if v in self._caches]
         if final != list(range(len(self._shapes))):
-            raise UnsupportedError("the step does not give its caches in the order it takes them")
+            raise UnsupportedError("The step does not give its caches in the order it takes them")
         return self._placed()
 
     def _lower(self, node: ir.Node) -> None:
@@ -252,7 +252,7 @@ class Lowering:
             return count
         unknown = [name for name, _ in count.terms if name not in self.limits]
         if unknown:
-            raise UnsupportedError(f"a tensor has {count} rows, and {unknown[0]} has no limit")
+            raise UnsupportedError(f"A tensor has {count} rows, and {unknown[0]} has no limit")
         return sum(f * self.limits[name] for name, f in count.terms) + count.constant
 
     def _rowwise(self, node: ir.Node, kernel: kernels.Kernel, **given: Any) -> None:
@@ -313,7 +313,7 @@ class Lowering:
 
 def _fixed(d: ir.Dim) -> int:
     if not isinstance(d, int):
-        raise UnsupportedError(f"the dim {d} is not fixed, and only the first one may be so")
+        raise UnsupportedError(f"The dim {d} is not fixed, and only the first one may be so")
     return d
 
 
