@@ -31,7 +31,9 @@ from recipes.demo.shape import CONFIG, RESERVED_CHANNELS, RESERVED_UNIT
 from recipes.demo.vocabulary import load_or_train
 
 WARMUP_STEPS = 100
-DECAY_SHARE = 0.35
+DECAY_SHARE = 0.5
+COMPILED_LENGTH = 1024
+"""Longer batches are rare and mostly attention: compiling them would cost more than it saves."""
 
 
 @dataclass
@@ -113,9 +115,7 @@ class Training:
         )
         self.base = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
         self.progress = Progress(total_steps=arguments.steps, started=time.time())
-        self.loss = (
-            torch.compile(weighted_loss, dynamic=False) if arguments.compile else weighted_loss
-        )
+        self.compiled = torch.compile(weighted_loss, dynamic=False)
 
     def resume(self) -> None:
         path = self.out / "state.pt"
@@ -144,7 +144,8 @@ class Training:
                 group["lr"] = rate * factor
             optimizer.zero_grad(set_to_none=True)
         tensors = [torch.from_numpy(part) for part in (batch.inputs, batch.targets, batch.weights)]
-        loss = self.loss(self.model, *tensors)
+        short = batch.inputs.shape[1] <= COMPILED_LENGTH and self.arguments.compile
+        loss = (self.compiled if short else weighted_loss)(self.model, *tensors)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
@@ -167,7 +168,7 @@ class Training:
         began, tokens = time.time(), self.progress.tokens
         while self.progress.share() < 1.0:
             p = self.progress
-            budget = self.arguments.batch_tokens * (1 if p.reached < 0.7 else 2)
+            budget = self.arguments.batch_tokens
             rows, length = sample_shape(self.arguments.seed, p.step, p.reached, budget)
             loss, norm = self.step(self.mixture.batch(p.step, p.reached, rows, length))
             window.append((length, loss))
@@ -179,7 +180,7 @@ class Training:
             if time.time() - saved > every:
                 self.save()
                 saved = time.time()
-            if time.time() - probed > 3 * every:
+            if time.time() - probed > 6 * every:
                 self.log(probe(self.model, self.mixture.tokenizer, self.arguments.corpus))
                 probed = began = time.time()
                 tokens = p.tokens
