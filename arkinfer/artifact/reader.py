@@ -250,7 +250,7 @@ def _open(path: Path) -> int:
     except OSError as error:
         raise _open_error(path, error) from None
     except ValueError:  # a NUL character
-        raise UsageError(f"{str(path)!r} is not a path") from None
+        raise UsageError(f"{str(path)!r} is not a path", fix="Name an .ark file") from None
 
 
 def _open_error(path: Path, error: OSError) -> ArkError:

@@ -43,7 +43,10 @@ def cache_scales(
         UsageError: no token to calibrate on.
     """
     if not tokens:
-        raise UsageError("There is no text to calibrate the int8 cache on")
+        raise UsageError(
+            "There is no text to calibrate the int8 cache on",
+            fix="Give a text of some hundred tokens",
+        )
     step = module.functions["step"]
     inputs: dict[str, npt.NDArray[Any]] = {
         "tokens": np.asarray(tokens, np.int64),

@@ -62,7 +62,9 @@ class BuildOptions:
         spec = parse_quant(quant, embedding)
         names = (backend,) if isinstance(backend, str) else backend or machine.backends[:1]
         if len(set(names)) != len(names):
-            raise UsageError(f"A backend is named twice: {', '.join(names)}")
+            raise UsageError(
+                f"A backend is named twice: {', '.join(names)}", fix="Name each one once"
+            )
         if dtype is not None and dtype not in DTYPES:
             raise UsageError(f'There is no dtype "{dtype}"', "", nearest(dtype, DTYPES))
         for what, number in (("context", context), ("chunk", chunk)):

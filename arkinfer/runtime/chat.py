@@ -169,7 +169,7 @@ def _nonempty(messages: Sequence[Message]) -> Sequence[Message]:
 
 def _checked(message: Message, guard: Callable[[str], str] | None) -> dict[str, Any]:
     """A plain copy of a message, so that a template sees JSON types only."""
-    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):  # pyright: ignore[reportUnnecessaryIsInstance] (callers may be untyped)
         raise UsageError(
             "A message has no role", f"It is {message!r}", 'Give {"role": "user", "content": "…"}'
         )

@@ -230,6 +230,6 @@ def _check(name: str, value: float, in_range: bool, rule: str) -> None:
 
 
 def _check_whole(name: str, value: int) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
+    whole = isinstance(value, int) and not isinstance(value, bool)  # pyright: ignore[reportUnnecessaryIsInstance] (callers may be untyped)
     if not whole or value < 0:
         raise UsageError(f"{name} cannot be {value}", "", "It must be a whole number from 0 up")

@@ -88,7 +88,9 @@ class Library:
         self._run = run
         self._pool: int | None = self._functions.ark_open(threads)
         if self._pool is None:
-            raise ResourceError("There is no memory for a pool of threads")
+            raise ResourceError(
+                "There is no memory for a pool of threads", fix="Ask for fewer threads"
+            )
         self.threads: int = self._functions.ark_threads(self._pool)
 
     def kernel(self, name: str) -> int:

@@ -68,7 +68,7 @@ def process(environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Po
         command = [sys.executable, "-m", "arkinfer", *map(str, args)]
         pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
         settings = {**pipes, "env": environment, **options}
-        started.append(subprocess.Popen(command, **settings))  # type: ignore[call-overload]
+        started.append(subprocess.Popen(command, **settings))
         return started[-1]
 
     yield start

@@ -32,7 +32,7 @@ def greedy(engine: Engine, ids: list[int], count: int) -> list[int]:
     """Greedy tokens by the model's formula, without caches."""
     ids = list(ids)
     for _ in range(count):
-        ids.append(int(naive_logits(engine.executable, ids)[-1].argmax()))  # type: ignore[arg-type]
+        ids.append(int(naive_logits(engine.executable, ids)[-1].argmax()))
     return ids[-count:]
 
 
@@ -171,7 +171,7 @@ def test_the_next_turn_computes_its_new_tokens_only(engine: Engine):
     same.read()
     assert same.timings.prefill_tokens == 1
     assert same.tokens == again.tokens
-    assert engine.executable.states == 1  # type: ignore[attr-defined]
+    assert engine.executable.states == 1
 
 
 def test_timings(engine: Engine):
@@ -187,9 +187,9 @@ def test_timings(engine: Engine):
 
 def test_nothing_is_computed_before_the_first_piece_is_wanted(engine: Engine):
     answer = engine.generate(PROMPT, 5)
-    assert engine.executable.steps == []  # type: ignore[attr-defined]
+    assert engine.executable.steps == []
     next(answer)
-    assert engine.executable.steps[:2] == [8, 4]  # type: ignore[attr-defined]
+    assert engine.executable.steps[:2] == [8, 4]
 
 
 def test_two_generations_at_once_do_not_disturb_each_other(engine: Engine):
@@ -213,7 +213,7 @@ def test_ctrl_c_leaves_the_engine_usable(engine: Engine, at: int):
             armed[0] = False
             raise KeyboardInterrupt
 
-    engine.executable.before_step = interrupt  # type: ignore[attr-defined]
+    engine.executable.before_step = interrupt
     answer = engine.generate(PROMPT, 10)
     with pytest.raises(KeyboardInterrupt):
         answer.read()
@@ -239,7 +239,7 @@ def test_an_answer_may_be_closed_or_dropped(engine: Engine):
     del dropped
     gc.collect()
     assert engine.generate(PROMPT, 3).read()
-    assert engine.executable.states == 1  # type: ignore[attr-defined]
+    assert engine.executable.states == 1
 
 
 def test_progress_of_a_prompt(engine: Engine):
@@ -250,7 +250,7 @@ def test_progress_of_a_prompt(engine: Engine):
 
 def test_broken_weights_are_named(make_engine: MakeEngine):
     engine = make_engine()
-    engine.executable.head[:] = np.nan  # type: ignore[attr-defined]
+    engine.executable.head[:] = np.nan
     text = failure(lambda: engine.generate(PROMPT, 3).read(), InternalError)
     assert text.startswith("The model's output is not a number.")
 
@@ -338,7 +338,7 @@ def test_a_closed_engine(engine: Engine):
     pending = engine.generate(PROMPT, 3)
     engine.close()
     engine.close()
-    assert engine.executable.closed  # type: ignore[attr-defined]
+    assert engine.executable.closed
     for call in (pending.read, lambda: engine.logits([1])):
         assert failure(call) == "The engine is closed. Load the artifact again."
 

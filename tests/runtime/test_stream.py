@@ -1,3 +1,5 @@
+"""Incremental text: pieces join to the whole, and no character is ever split."""
+
 from __future__ import annotations
 
 import time

@@ -1,3 +1,5 @@
+"""Our tokenizer: text to ids and back, special tokens, damaged files."""
+
 from __future__ import annotations
 
 import json
