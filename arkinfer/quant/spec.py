@@ -10,7 +10,7 @@ from arkinfer.packing import Scheme, parse_scheme
 
 NAMED = {
     "none": (None, None),
-    "int4": ("int4-g32", "int8-g32"),
+    "int4": ("int4-g128", "int8-g128"),
     "int8": ("int8-g128", "int8-g128"),
 }
 """Name -> (linears, embedding and head). `int4` is data-free and quick; see docs/quantization.md
