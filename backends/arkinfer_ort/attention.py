@@ -13,6 +13,9 @@ from arkinfer.ir import CacheType, TensorType, Value, Weight
 
 PACKED, SEPARATE = "packed", "separate"
 
+CACHES = ("f32", "i8")
+"""Dtypes of caches."""
+
 
 @dataclass(frozen=True)
 class Rotary:
@@ -36,6 +39,7 @@ class Attention:
         scale: what scores are multiplied by.
         old: the caches of keys and values as they come in.
         new: the same with the new rows.
+        cache_scales: f32 [kv_heads, size] each of int8 keys and values; empty: caches of float32.
     """
 
     sources: tuple[Value, ...]
@@ -46,6 +50,7 @@ class Attention:
     scale: float
     old: tuple[Value, Value]
     new: tuple[Value, Value]
+    cache_scales: tuple[Weight, ...]
 
 
 class NoMatch(Exception):
@@ -58,9 +63,11 @@ def match_attention(node: ir.Node) -> Attention:
     Raises:
         NoMatch: something there is not as GroupQueryAttention has it.
     """
-    q, k_new, v_new = node.values
-    k_old, k = _append(k_new)
-    v_old, v = _append(v_new)
+    q, k_new, v_new, *computed = node.values
+    if computed:
+        raise NoMatch("has scales of its caches that are not weights of the model")
+    k_old, k = _append(k_new, node.weights[:1])
+    v_old, v = _append(v_new, node.weights[1:])
     q_flat, q_rotary = _unrotate(q, k_old, k_new)
     k_flat, k_rotary = _unrotate(k, k_old, k_new)
     if q_rotary != k_rotary:
@@ -70,9 +77,8 @@ def match_attention(node: ir.Node) -> Attention:
     _check_size(size, q_rotary is not None)
     sources = _sources((q_flat, k_flat, v), heads, kv_heads, size)
     scale = cast(float, node.attributes["scale"])
-    return Attention(
-        sources, heads, kv_heads, size, q_rotary, scale, (k_old, v_old), (k_new, v_new)
-    )
+    old, new, cache_scales = (k_old, v_old), (k_new, v_new), tuple(node.weights)
+    return Attention(sources, heads, kv_heads, size, q_rotary, scale, old, new, cache_scales)
 
 
 def _check_size(size: int, rotated: bool) -> None:
@@ -81,16 +87,18 @@ def _check_size(size: int, rotated: bool) -> None:
         raise NoMatch(f"has heads of {size}; GroupQueryAttention takes multiples of {multiple}")
 
 
-def _append(cache: Value) -> tuple[Value, Value]:
-    """The cache before, and the rows that were appended to it."""
+def _append(cache: Value, scales: list[Weight]) -> tuple[Value, Value]:
+    """The cache before, and the rows that were appended to it; it is read by these scales."""
     node = cache.producer
     if node is None or node.op != "cache.append":
         raise NoMatch("reads a cache that nothing was appended to")
-    old, rows = node.values
+    old, rows, *_ = node.values
     if old.producer is not None or not isinstance(old.type, CacheType):
         raise NoMatch("appends to what is not an input of the function")
-    if old.type.dtype != "f32":
-        raise NoMatch(f"has a cache of {old.type.dtype}; f32 runs fast")
+    if old.type.dtype not in CACHES:
+        raise NoMatch(f"has a cache of {old.type.dtype}; {' and '.join(CACHES)} run fast")
+    if node.weights != scales:
+        raise NoMatch("writes its caches with other scales than it reads them")
     return old, rows
 
 

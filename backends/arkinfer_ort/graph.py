@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,20 +43,29 @@ class Graph:
 
     def add(self, op: str, inputs: list[str], loc: str, **attributes: Any) -> str:
         """Appends a node with one output; returns the output's name."""
-        return self.add_multi(op, inputs, loc, 1, **attributes)[0]
+        return self.add_multi(op, inputs, loc, [None], **attributes)[0]
 
     def add_multi(
-        self, op: str, inputs: list[str], loc: str, outputs: int | list[str], **attributes: Any
+        self,
+        op: str,
+        inputs: list[str],
+        loc: str,
+        outputs: Sequence[str | None],
+        **attributes: Any,
     ) -> list[str]:
-        """Appends a node; its outputs are named after it where `outputs` is a count."""
+        """Appends a node; where `outputs` is None, the name follows from the node's.
+
+        An output named "" is not computed.
+        """
         name = self._unique(f"{loc}/{op}")
-        if isinstance(outputs, int):
-            outputs = [name if i == 0 else f"{name}:{i}" for i in range(outputs)]
+        named = [
+            (f"{name}:{index}" if index else name) if output is None else output
+            for index, output in enumerate(outputs)
+        ]
         domain = "" if op in STANDARD else CONTRIB
-        self._nodes.append(
-            helper.make_node(op, inputs, outputs, name=name, domain=domain, **attributes)
-        )
-        return outputs
+        node = helper.make_node(op, inputs, named, name=name, domain=domain, **attributes)
+        self._nodes.append(node)
+        return named
 
     def rename(self, old: str, new: str) -> None:
         """Gives a value another name, wherever it is made and used."""

@@ -18,7 +18,7 @@ from arkinfer.backend import SectionWriter
 from arkinfer.ir import DTYPES, QuantizedType, TensorType, Weight
 from arkinfer.packing import QuantizedTensor, pack_bits, packed_size
 from arkinfer_ort.attention import Rotary
-from arkinfer_ort.support import block_size, needed_version
+from arkinfer_ort.support import INT8_CACHE_VERSION, block_size, needed_version
 
 ROWS_AT_A_TIME = 1 << 22
 """Elements of a matrix, or of a rotary table, that are in memory at a time."""
@@ -152,6 +152,15 @@ class Initializers:
                 tensor = self._out.tensor(name, "float32", (context, half), chunks)
                 self._list(name, tensor, "float32", [context, half])
         return f"{stem}.cos", f"{stem}.sin"
+
+    def cache_scale(self, weight: Weight) -> str:
+        """Scales of an int8 cache, [kv heads, size], in a shape that spreads over its tokens."""
+        heads, size = _sizes(cast(TensorType, weight.type).shape)
+        self.versions.add(INT8_CACHE_VERSION)
+        if weight.name not in self.entries:
+            (tensor,) = self._out.weight(weight).values()
+            self._list(weight.name, tensor, "float32", [1, heads, 1, size])
+        return weight.name
 
     def _table(
         self, rotary: Rotary, context: int, half: int, function: Callable[[Array], Array]

@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from arkinfer import ir
 from arkinfer.errors import UnsupportedError
-from arkinfer.ir import CacheType, Node, TensorType, Value
+from arkinfer.ir import DTYPES, CacheType, Node, TensorType, Value
 from arkinfer_ort.attention import Attention, NoMatch, match_attention
 from arkinfer_ort.graph import Graph
 from arkinfer_ort.initializers import Initializers, Matrix
@@ -25,6 +25,18 @@ ROW_BY_ROW = frozenset(
 
 INT8_ACTIVATIONS = 4
 """MatMulNBits' accuracy level: activations quantized to int8 by block; the one fast path."""
+
+_CACHES = {"f32": TensorProto.FLOAT, "i8": TensorProto.INT8}
+"""A cache's dtype -> the graph's."""
+
+_CACHE_SCALES = 12
+"""Which input of GroupQueryAttention the scales of the keys are; those of the values follow."""
+
+_INT8_CACHE = {
+    "k_quant_type": "PER_CHANNEL",
+    "v_quant_type": "PER_CHANNEL",
+    "kv_cache_bit_width": 8,
+}
 
 
 class Lowering:
@@ -66,8 +78,11 @@ class Lowering:
             if isinstance(value.type, CacheType):
                 _, heads, size = value.type.shape
                 shape = [1, cast(int, heads), "capacity", cast(int, size)]
-                self.graph.input(f"past.{value.name}", TensorProto.FLOAT, shape)
-                self.caches.append({"name": value.name, "heads": heads, "size": size})
+                self.graph.input(f"past.{value.name}", _CACHES[value.type.dtype], shape)
+                dtype = DTYPES[value.type.dtype].name
+                self.caches.append(
+                    {"name": value.name, "heads": heads, "size": size, "dtype": dtype}
+                )
             elif value.name == "tokens":
                 name = self.graph.input("tokens", TensorProto.INT64, [1, "tokens"])
                 self._names[value] = name
@@ -75,7 +90,7 @@ class Lowering:
                 self._names[value] = self.graph.input("rows", TensorProto.INT64, ["rows"])
             else:
                 raise UnsupportedError(
-                    f"the function has an input {value.name}", "only tokens, rows and caches fit"
+                    f"The function has an input {value.name}", "only tokens, rows and caches fit"
                 )
         self.graph.input("last", TensorProto.INT32, [1])
         self.graph.input("total", TensorProto.INT32, [])
@@ -88,9 +103,9 @@ class Lowering:
                 dims: list[int | str] = [1, shape[1], "capacity", shape[2]]
                 if self._names.get(value) != f"present.{name}":
                     raise UnsupportedError(
-                        f"the cache {name} is not written by an attention that reads it"
+                        f"The cache {name} is not written by an attention that reads it"
                     )
-                self.graph.output(f"present.{name}", TensorProto.FLOAT, dims)
+                self.graph.output(f"present.{name}", _CACHES[value.type.dtype], dims)
             else:
                 self.graph.rename(self._name(value), name)
                 width = cast(int, value.tensor.shape[-1])
@@ -117,7 +132,7 @@ class Lowering:
             node = value.producer
             what = f"%{value.name}" if node is None else f"{node.op} at {node.loc or 'no path'}"
             raise UnsupportedError(
-                f"the ONNX Runtime backend cannot place {what}",
+                f"The ONNX Runtime backend cannot place {what}",
                 "its result is used outside of an attention",
                 "Choose another backend for this model.",
             )
@@ -212,16 +227,19 @@ class Lowering:
             "SkipSimplifiedLayerNormalization",
             [residual, branch, self._f32(norm.weights[0])],
             norm.loc,
-            4,
+            [None, "", "", None],  # mean and variance: nobody's
             epsilon=cast(float, norm.attributes["eps"]),
         )
         self._names[norm.result] = normed
         self._names[node.result] = total
 
     def _norm_of(self, node: Node) -> Node | None:
+        """A norm that reads the result of a node, and for the same rows."""
         for user in self._users[node.result]:
             if user.op == "nn.rms_norm" and (user in self._few) == (node in self._few):
                 return user
+            if user.op == "tensor.take" and node in self._few:
+                return next((u for u in self._users[user.result] if u.op == "nn.rms_norm"), None)
         return None
 
     def rms_norm(self, node: Node) -> None:
@@ -265,9 +283,9 @@ class Lowering:
             match = match_attention(node)
         except NoMatch as reason:
             raise UnsupportedError(
-                f"the attention at {node.loc} cannot be lowered: it {reason}"
+                f"The attention at {node.loc} cannot be lowered: it {reason}"
             ) from None
-        outputs = [f"{node.loc}/GroupQueryAttention", *(f"present.{c.name}" for c in match.old)]
+        outputs = [None, *(f"present.{cache.name}" for cache in match.old)]
         names = self.graph.add_multi(
             "GroupQueryAttention",
             self._attention_inputs(match),
@@ -277,6 +295,7 @@ class Lowering:
             kv_num_heads=match.kv_heads,
             scale=match.scale,
             do_rotary=int(match.rotary is not None),
+            **(_INT8_CACHE if match.cache_scales else {}),
         )
         for value, name in zip((node.result, *match.new), names, strict=True):
             self._names[value] = name
@@ -288,6 +307,9 @@ class Lowering:
         inputs = [*sources, *past, "last", "total"]
         if match.rotary is not None:
             inputs += self._initializers.rotary(match.rotary, self._context)
+        if match.cache_scales:
+            inputs += [""] * (_CACHE_SCALES - len(inputs))
+            inputs += [self._initializers.cache_scale(scale) for scale in match.cache_scales]
         return inputs
 
 

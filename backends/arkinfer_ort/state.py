@@ -37,6 +37,10 @@ class Cache:
     name: str
     heads: int
     size: int
+    dtype: np.dtype[Any]
+
+    def nbytes(self, capacity: int) -> int:
+        return self.dtype.itemsize * self.heads * capacity * self.size
 
 
 class OnnxRuntimeState:
@@ -130,16 +134,16 @@ def _bind(bind: Any, name: str, array: npt.NDArray[Any]) -> None:
     bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
 
-def _allocate(caches: tuple[Cache, ...], capacity: int) -> dict[str, npt.NDArray[np.float32]]:
+def _allocate(caches: tuple[Cache, ...], capacity: int) -> dict[str, npt.NDArray[Any]]:
     try:
         return {
-            cache.name: _pages(cache.heads * capacity * cache.size).reshape(
-                1, cache.heads, capacity, cache.size
-            )
+            cache.name: _pages(cache.nbytes(capacity))
+            .view(cache.dtype)
+            .reshape(1, cache.heads, capacity, cache.size)
             for cache in caches
         }
     except (MemoryError, OSError) as error:
-        needed = sum(4 * cache.heads * capacity * cache.size for cache in caches)
+        needed = sum(cache.nbytes(capacity) for cache in caches)
         raise ResourceError(
             f"There is no memory for a context of {capacity} tokens",
             f"Its caches need {needed:,} bytes",
@@ -147,16 +151,16 @@ def _allocate(caches: tuple[Cache, ...], capacity: int) -> dict[str, npt.NDArray
         ) from error
 
 
-def _pages(count: int) -> npt.NDArray[np.float32]:
-    """Zeros that take memory page by page, as tokens come.
+def _pages(size: int) -> npt.NDArray[np.uint8]:
+    """Zero bytes that take memory page by page, as tokens come.
 
     numpy's own would ask for pages of 2 MiB, of which a short sequence fills a small part: the
     first token of a model with 24 layers took 98 MiB, and long sequences were no faster for it.
     """
     if not hasattr(mmap, "MAP_ANONYMOUS"):
-        return np.zeros(count, np.float32)
-    region = mmap.mmap(-1, 4 * count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return np.zeros(size, np.uint8)
+    region = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without huge pages
             region.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(region, np.float32)  # which keeps the region
+    return np.frombuffer(region, np.uint8)  # which keeps the region

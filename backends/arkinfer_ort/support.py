@@ -26,6 +26,10 @@ PADDED_ZEROS_VERSION = "1.28"
 """GatherBlockQuantized of 1.23 to 1.26 takes zero points of rows that do not fill whole bytes
 from wrong places, silently."""
 
+INT8_CACHE_VERSION = "1.27"
+"""The first GroupQueryAttention that keeps int8 caches on a CPU: 1.24 and older refuse such a
+model, 1.25 and 1.26 load it and fail in the first step."""
+
 BLOCKS = (128, 64, 32, 16)
 """Block sizes in order of preference. Larger groups are cut: two bits are slow above 128, and
 activations are quantized by block, so that short blocks are the more accurate ones."""

@@ -14,8 +14,9 @@ from arkinfer.ir.types import CacheType, TensorType, Type, add_dims
 class Append(Op):
     """The cache with new rows at its end: cache [S, N, D], f32 [T, N, D] -> cache [S + T, N, D].
 
-    A cache<i8> takes one more operand, f32 scales [N, D], and holds round(rows / scale) within
-    ±127. A backend may append in place: the old cache has no other user.
+    A cache<i8> takes one more operand, f32 scales [N, D], and holds round(rows / scale), ties to
+    even, cut off at -128 and 127 (ONNX's QuantizeLinear without zero point). A backend may append
+    in place: the old cache has no other user.
     """
 
     name = "cache.append"
@@ -32,7 +33,7 @@ class Append(Op):
     def ref(cls, operands: Sequence[Array], attributes: Mapping[str, Any]) -> list[Array]:
         old, rows, *scale = operands
         if scale:
-            rows = np.clip(np.rint(rows / scale[0].astype(rows.dtype)), -127, 127)
+            rows = np.clip(np.rint(rows / scale[0].astype(rows.dtype)), -128, 127)
         return [np.concatenate((old, rows.astype(old.dtype, copy=False)), axis=0)]
 
 

@@ -105,7 +105,7 @@ def test_attention():
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
-        ({"dtype": "f16"}, "it has a cache of f16; f32 runs fast"),
+        ({"dtype": "f16"}, "it has a cache of f16; f32 and i8 run fast"),
         ({"size": 20}, "it has heads of 20; GroupQueryAttention takes multiples of 8"),
         ({"append": False}, "it reads a cache that nothing was appended to"),
         ({"head_source": "input"}, "it has heads that do not come from one matrix product"),
