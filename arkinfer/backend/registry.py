@@ -9,27 +9,19 @@ from arkinfer.errors import DeviceError, InternalError, UsageError, nearest
 
 GROUP = "arkinfer.compilers"
 
-BUILT_IN = {
-    "reference": "arkinfer_ref.compiler:ReferenceCompiler",
-    "onnxruntime": "arkinfer_ort.compiler:OnnxRuntimeCompiler",
-    "tvm": "arkinfer_tvm.compiler:TvmCompiler",
-    "tensorrt": "arkinfer_trt.compiler:TensorRTCompiler",
-}
-"""The compilers of our own wheel, as in pyproject.toml: a source checkout has no entry points."""
-
-
-def compilers() -> dict[str, str]:
-    """Every known compiler: its name and where it is imported from ("module:class").
+def compilers() -> dict[str, EntryPoint]:
+    """Every compiler that is installed, by name.
 
     Raises:
         UsageError: two installed packages offer different compilers under one name.
     """
-    known = dict(BUILT_IN)
+    known: dict[str, EntryPoint] = {}
     for entry in entry_points(group=GROUP):
-        if known.setdefault(entry.name, entry.value) != entry.value:
+        other = known.setdefault(entry.name, entry)
+        if other.value != entry.value:
             raise UsageError(
                 f'Two compilers are named "{entry.name}"',
-                f"One is {known[entry.name]}, the other {entry.value}",
+                f"One is {other.value}, the other {entry.value}",
                 "Uninstall the package that offers one of them",
             )
     return known
@@ -46,7 +38,7 @@ def compiler(name: str) -> Compiler:
     if name not in known:
         raise UsageError(f'There is no backend "{name}"', "", nearest(name, known))
     try:
-        return EntryPoint(name, known[name], GROUP).load()()
+        return known[name].load()()
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
         if package.startswith("arkinfer"):

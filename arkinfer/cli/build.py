@@ -112,4 +112,12 @@ def _show(report: BuildReport) -> None:
     print(f"time      {sum(report.seconds.values()):.1f} s")
     for line in report.slow:
         print(f"slow      {line}")
-    print(f'next      arkinfer run {report.path} "…"')
+    print(f"next      {_next(report)}")
+
+
+def _next(report: BuildReport) -> str:
+    from arkinfer.runtime.registry import executors
+
+    if report.backends[0] in executors():
+        return f'arkinfer run {report.path} "…"'
+    return f"arkinfer inspect {report.path} ({report.backends[0]} is not run by this arkinfer)"
