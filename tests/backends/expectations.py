@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.backends.models import QUANT_EMBEDDING, QUANT_LINEAR
+from tests.backends.models import CACHED, QUANT_EMBEDDING, QUANT_LINEAR, WHOLE
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ REFUSED: dict[str, set[str]] = {
     },
     "tvm": set(),
     "tensorrt": {
+        *(m.name for m in (*CACHED, *WHOLE) if m.cache != "f32"),
         *(m.name for m in QUANT_LINEAR if m.linear not in (
             "int4-g16", "int4-g32", "int4-g64", "int4-g128", "int4-row",
             "int8-g32", "int8-g128", "int8-row",
@@ -58,7 +59,8 @@ QUICK = {
         "nn.linear bfloat16", "nn.embedding unscaled, nn.add unscaled", "nn.rope long factors",
         "attn.dense group 3 of 2", "attn.dense head 128", "quant.linear int4-g32",
         "quant.linear int4-g128-asym", "quant.linear int8-row", "quant.linear int4-g32-actorder",
-        "quant.embedding int4-g32", "three layers", "three layers int4", "llama int8",
+        "quant.embedding int4-g32", "attn.dense int8, group 8", "three layers",
+        "three layers int4", "llama int8",
     },
 }  # fmt: skip
 """Where each model is compiled to machine code, those that every run of the tests builds; the

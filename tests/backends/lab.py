@@ -20,11 +20,13 @@ import numpy.typing as npt
 from arkinfer import ir
 from arkinfer.artifact import ArtifactWriter, open_artifact
 from arkinfer.backend import Compiler, compiler
+from arkinfer.compiler.calibrate import cache_scales
 from arkinfer.compiler.prepare import Lowered, legalize
 from arkinfer.compiler.section import SectionWriter
 from arkinfer.compiler.weights import WeightStore
 from arkinfer.models.config import ModelConfig, parse_config
 from arkinfer.packing import QuantizedTensor, Scheme, encode, parse_scheme
+from arkinfer.passes.quantize_cache import PREFIX, QuantizeCache
 from arkinfer.runtime import registry
 from arkinfer.runtime.contract import Executable, Executor, LoadOptions
 from arkinfer.targets import Target, load_target
@@ -63,6 +65,7 @@ class Model:
         name: "op variation", or what the whole model is.
         changes: keys of config.json that differ from `BASE`.
         linear, embedding: schemes by name; None: not quantized.
+        cache: "f32", or "i8" with scales calibrated on some tokens.
         dtype: of the checkpoint.
         context, chunk: of the artifact, in tokens.
     """
@@ -71,6 +74,7 @@ class Model:
     changes: Mapping[str, Any] = field(default_factory=dict)
     linear: str | None = None
     embedding: str | None = None
+    cache: str = "f32"
     dtype: str = "float32"
     context: int = 48
     chunk: int = 16
@@ -81,6 +85,12 @@ class Model:
 
     @cached_property
     def module(self) -> ir.Module:
+        module = self._dense()
+        if self.cache == "i8":
+            QuantizeCache().run(module)
+        return module
+
+    def _dense(self) -> ir.Module:
         return dense_module(
             self.config,
             context=self.context,
@@ -91,8 +101,19 @@ class Model:
         )
 
     @cached_property
+    def leaves(self) -> Leaves:
+        leaves = Leaves(self.config, self.context)
+        if self.cache == "i8":
+            module = self._dense()
+            scales = cache_scales(
+                module, LabStore(module.weights, leaves), self.tokens(64, 99).tolist()
+            )
+            leaves.others |= {f"{PREFIX}{name}": scale for name, scale in scales.items()}
+        return leaves
+
+    @property
     def store(self) -> LabStore:
-        return LabStore(self.module.weights, Leaves(self.config, self.context))
+        return LabStore(self.module.weights, self.leaves)
 
     def tokens(self, count: int, seed: int = 0) -> Array:
         return np.random.default_rng(seed).integers(0, self.config.vocab_size, count)
@@ -112,15 +133,16 @@ BASE: dict[str, Any] = {
 
 
 class Leaves:
-    """Seeded weights by Hugging Face names, and the angles of the rotary embedding."""
+    """Seeded weights by Hugging Face names, and others: the angles of the rotary embedding."""
 
     def __init__(self, config: ModelConfig, context: int) -> None:
         self.config = config
-        self.angles = config.rope.inv_freq(config.head_dim, context)
+        angles = config.rope.inv_freq(config.head_dim, context)
+        self.others: dict[str, Array] = {"model.rotary.inv_freq": angles}
 
     def rows(self, name: str, start: int, stop: int) -> Array:
-        if name == "model.rotary.inv_freq":
-            return self.angles[start:stop]
+        if name in self.others:
+            return self.others[name][start:stop]
         return random_rows(self.config, 3, name, start, stop)
 
 
@@ -194,14 +216,11 @@ class Lab:
         """An artifact with one section."""
         lowered, target = self.lowered(backend, model), self.target(backend)
         with ArtifactWriter(path) as artifact:
-            section = SectionWriter(backend, artifact, self.store(lowered.module, model))
+            store = LabStore(lowered.module.weights, model.leaves)
+            section = SectionWriter(backend, artifact, store)
             lowered.compiler.compile(lowered.module, target, section)
             section.finish()
             return artifact.commit(self.facts(model, target.name))
-
-    def store(self, module: ir.Module, model: Model) -> LabStore:
-        """The numbers of a legalized module."""
-        return LabStore(module.weights, Leaves(model.config, model.context))
 
     def facts(self, model: Model, target: str) -> dict[str, Any]:
         """The least that a manifest says."""
@@ -242,8 +261,9 @@ class Lab:
         key = (model.name, tokens.tobytes())
         if key not in self._answers:
             step = model.module.functions["step"]
+            heads = (model.config.num_key_value_heads, model.config.head_dim)
             caches = {
-                value.name: np.zeros((0, model.config.num_key_value_heads, model.config.head_dim))
+                value.name: np.zeros((0, *heads), ir.DTYPES[value.type.dtype])
                 for value in step.inputs
                 if isinstance(value.type, ir.CacheType)
             }

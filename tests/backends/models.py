@@ -57,6 +57,12 @@ QUANT_EMBEDDING = [
     Model("quant.embedding untied", {"tie_word_embeddings": False}, embedding="int4-g32"),
 ]  # fmt: skip
 
+CACHED = [
+    Model("cache.append int8", cache="i8"),
+    Model("attn.dense int8, group 8", {
+        "num_attention_heads": 8, "num_key_value_heads": 1, "scale_depth": 4.0}, cache="i8"),
+]  # fmt: skip
+
 WHOLE = [
     Model("three layers", {"num_hidden_layers": 3, "rope_scaling": LONGROPE}),
     Model(
@@ -66,7 +72,15 @@ WHOLE = [
         embedding="int8-g32",
         dtype="bfloat16",
     ),
+    Model(
+        "three layers int4, int8 cache",
+        {"num_hidden_layers": 3, "rope_scaling": LONGROPE},
+        linear="int4-g32",
+        embedding="int8-g32",
+        cache="i8",
+        dtype="bfloat16",
+    ),
     Model("llama int8", LLAMA, linear="int8-row", embedding="int8-row", dtype="bfloat16"),
 ]
 
-MODELS = {m.name: m for m in (*DENSE, *QUANT_LINEAR, *QUANT_EMBEDDING, *WHOLE)}
+MODELS = {m.name: m for m in (*DENSE, *QUANT_LINEAR, *QUANT_EMBEDDING, *CACHED, *WHOLE)}

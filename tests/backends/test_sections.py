@@ -19,7 +19,7 @@ from arkinfer.errors import ArtifactError
 from arkinfer.runtime.contract import LoadOptions
 from arkinfer.testing import make_checkpoint, preset
 from tests.backends.expectations import TOLERANCES
-from tests.backends.lab import ON_CPU, ROOT, Lab, error, executors
+from tests.backends.lab import ON_CPU, ROOT, Lab, LabStore, error, executors
 from tests.backends.models import MODELS
 
 MODEL = MODELS["three layers int4"]
@@ -98,7 +98,7 @@ def test_sections_share_the_weights_that_they_use_as_they_are(lab: Lab, tmp_path
     with ArtifactWriter(tmp_path / "both.ark") as artifact:
         for name in ("reference", "onnxruntime"):
             lowered = lab.lowered(name, MODEL)
-            store = lab.store(lowered.module, MODEL)
+            store = LabStore(lowered.module.weights, MODEL.leaves)
             section = SectionWriter(name, artifact, store)
             lowered.compiler.compile(lowered.module, lab.target(name), section)
             finished: Section = section.finish()

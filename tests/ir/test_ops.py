@@ -65,6 +65,15 @@ def _dense(q: Array, k: Array, v: Array) -> Array:
     return out
 
 
+def _append_int8(cache: Array, rows: Array, scale: Array) -> Array:
+    """Number by number, with Python's own rounding."""
+    new = np.empty(rows.shape, np.int8)
+    for t, head, channel in np.ndindex(*rows.shape):
+        code = round(float(rows[t, head, channel]) / float(scale[head, channel]))
+        new[t, head, channel] = max(-128, min(127, code))
+    return np.concatenate([cache, new])
+
+
 def _sdpa(q: Array, k: Array, v: Array, mask: Array) -> torch.Tensor:
     return F.scaled_dot_product_attention(
         _t(q)[None], _t(k)[None], _t(v)[None], attn_mask=_t(mask), scale=0.3, enable_gqa=True
@@ -114,6 +123,7 @@ TRUE_CASES: dict[str, list[Case]] = {
     ],
     "cache.append": [
         Case(["cache<f32>[S, 2, 4]", "f32[T, 2, 4]"], lambda c, r: torch.cat((_t(c), _t(r)))),
+        Case(["cache<i8>[S, 2, 4]", "f32[T, 2, 4]", "f32[2, 4]"], _append_int8),
     ],
     "attn.dense": [
         Case(["f32[T, 4, 8]", "cache<f32>[L, 2, 8]", "cache<f32>[L, 2, 8]"], _dense,
@@ -122,6 +132,8 @@ TRUE_CASES: dict[str, list[Case]] = {
              {"scale": 0.25}),
         Case(["f32[1, 2, 4]", "cache<f32>[L, 2, 4]", "cache<f32>[L, 2, 4]"], _dense,
              {"scale": 0.25}),
+        Case(["f32[T, 4, 8]", "cache<i8>[L, 2, 8]", "cache<i8>[L, 2, 8]", "f32[2, 8]", "f32[2, 8]"],
+             lambda q, k, v, a, b: _dense(q, k * a, v * b), {"scale": 0.25}),
     ],
     "tensor.neg": [Case(["f32[T, 8]"], lambda x: torch.neg(_t(x)))],
     "tensor.rsqrt": [Case(["f32[T, 8]"], lambda x: torch.rsqrt(_t(x)))],
@@ -272,6 +284,14 @@ def test_silu_of_large_numbers_is_quiet() -> None:
         (gated,) = ir.op_class("nn.silu_mul").ref([x, np.ones_like(x)], {})
     np.testing.assert_array_equal(single, [0, 0, 0, 200, 1e4])
     np.testing.assert_array_equal(gated, single)
+
+
+def test_int8_caches_round_to_even_and_saturate() -> None:
+    old = np.array([[[7]]], np.int8)
+    rows = np.array([0.25, 0.75, -0.25, 63.6, 1e6, -64.1, -1e6], np.float32)[:, None, None]
+    (new,) = ir.op_class("cache.append").ref([old, rows, np.array([[0.5]], np.float32)], {})
+    assert new.dtype == np.int8
+    assert new[:, 0, 0].tolist() == [7, 0, 2, 0, 127, 127, -128, -128]
 
 
 def test_attention_survives_large_scores() -> None:

@@ -116,6 +116,26 @@ def test_a_node_that_breaks_its_rule(line: str, why: str) -> None:
             "k is cache<f32>[S, 2, 4], v is cache<f32>[S, 1, 4]",
         ),
         (
+            "%x: f32[T, 2, 4], %k: cache<i8>[S, 2, 4]",
+            "%0 = cache.append(%k, %x) : cache<i8>[S + T, 2, 4]",
+            "cache.append: a cache<i8>[S, 2, 4] takes 1 scales, not 0",
+        ),
+        (
+            "%x: f32[T, 2, 4], %k: cache<f32>[S, 2, 4], %s: f32[2, 4]",
+            "%0 = cache.append(%k, %x, %s) : cache<f32>[S + T, 2, 4]",
+            "cache.append: a cache<f32>[S, 2, 4] takes 0 scales, not 1",
+        ),
+        (
+            "%x: f32[T, 2, 4], %k: cache<i8>[S, 2, 4], %s: f32[4, 2]",
+            "%0 = cache.append(%k, %x, %s) : cache<i8>[S + T, 2, 4]",
+            "scale is f32[4, 2], the cache is cache<i8>[S, 2, 4]",
+        ),
+        (
+            "%x: f32[T, 2, 4], %k: cache<i8>[S, 2, 4], %s: f32[2, 4]",
+            "%0 = attn.dense(%x, %k, %k, %s) {scale = 1.0} : f32[T, 2, 4]",
+            "attn.dense: a cache<i8>[S, 2, 4] takes 2 scales, not 1",
+        ),
+        (
             "%x: f32[T, 2, 4], %p: i64[S], %f: f32[2]",
             "%0 = nn.rope(%x, %p, %f) {factor = 1.0} : f32[T, 2, 4]",
             "x is f32[T, 2, 4], positions are i64[S]",

@@ -23,7 +23,7 @@ from arkinfer.runtime.contract import LoadOptions
 from arkinfer.targets import load_target
 from arkinfer_trt.compiler import TensorRTCompiler
 from tests.backends.expectations import REFUSED
-from tests.backends.lab import Lab, LabStore, Leaves, Model, error
+from tests.backends.lab import Lab, LabStore, Model, error
 from tests.backends.models import MODELS
 from tests.backends.trt.runner import TensorRTOnCpu, network
 
@@ -196,7 +196,7 @@ class Scaled(LabStore):
     """A store whose quantized matrices have their scales multiplied."""
 
     def __init__(self, model: Model, factor: float) -> None:
-        super().__init__(model.module.weights, Leaves(model.config, model.context))
+        super().__init__(model.module.weights, model.leaves)
         self.factor = np.float32(factor)
 
     def rows(self, weight: Weight, start: int, stop: int) -> Any:
