@@ -145,7 +145,7 @@ def _need_rotated(pattern: Pattern, operand: Operand, x: Operand) -> None:
     assert isinstance(size, int)
     for part, start in ((negated.operands[0], size // 2), (joined.operands[1], 0)):
         half = pattern.producer(part, "tensor.slice", NOT_HALVES)
-        need(pattern.through_casts(half.operands[0]) is x, "the halves are not those of x")
+        need(half.operands[0] is x, "the halves are not those of x")
         found = half.attributes
         right = last_axis(x, found["axis"]) and found["start"] == start
         need(

@@ -6,7 +6,7 @@ keeps what it went through, for the proof and for the check that nobody else nee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from arkinfer.ir import Function, Node, Operand, TensorType, Value
 from arkinfer.ir.types import FLOATS
@@ -119,14 +119,6 @@ def is_float_cast(node: Node) -> bool:
         return False
     kinds = [o.type for o in (*node.operands, *node.results)]
     return all(isinstance(kind, TensorType) and kind.dtype in FLOATS for kind in kinds)
-
-
-def other(node: Node, is_known: Callable[[Operand], bool]) -> tuple[Operand, Operand] | None:
-    """The operands of a node with two, the known one first; None: neither or both are known."""
-    a, b = node.operands
-    if is_known(a) == is_known(b):
-        return None
-    return (a, b) if is_known(a) else (b, a)
 
 
 def last_axis(value: Operand, axis: object) -> bool:

@@ -35,9 +35,7 @@ Attempt: TypeAlias = "Callable[[Uses, Node], Rewrite | None]"
 """Looks at one node: a rewrite, None (nothing to see here), or NoMatch (almost: the reason)."""
 
 
-def rewrite_at(
-    module: Module, pass_name: str, ops: Iterable[str], attempt: Attempt, *, prove: bool = True
-) -> bool:
+def rewrite_at(module: Module, pass_name: str, ops: Iterable[str], attempt: Attempt) -> bool:
     """Tries every node of these ops; near misses become remarks. True if anything changed.
 
     Matches of one round must not overlap: of two that do, the first wins.
@@ -51,7 +49,7 @@ def rewrite_at(
             try:
                 rewrite = attempt(round_.uses, node)
                 if rewrite is not None:
-                    round_.add(rewrite, prove=prove)
+                    round_.add(rewrite)
             except NoMatch as no:
                 module.remark(pass_name, node, no.reason)
         changed |= round_.commit()
@@ -77,7 +75,7 @@ class Round:
         self._placed: dict[Node, list[Node]] = {}
         self._replaced: dict[Value, Value] = {}
 
-    def add(self, rewrite: Rewrite, *, prove: bool = True) -> None:
+    def add(self, rewrite: Rewrite) -> None:
         """Takes a rewrite, once it is proven.
 
         Raises:
@@ -90,8 +88,7 @@ class Round:
         for old, new in rewrite.results.items():
             same = old.type.shape == new.type.shape and old.tensor.dtype == _dtype(new)
             need(same, f"the fused op gives {new.type}, where {old.type} is used")
-        if prove:
-            self._prove(rewrite)
+        self._prove(rewrite)
         self._matched.update(pattern.own)
         for node in rewrite.nodes:
             for weight in node.weights:
