@@ -127,6 +127,7 @@ class Manifest(TypedDict):
     tensors: dict[str, TensorFacts]
     sections: list[SectionFacts]
     entries: dict[str, EntryFacts]
+    kv: NotRequired[str]
 
 
 def _text(description: str) -> Schema:
@@ -238,7 +239,8 @@ SCHEMA: Schema = {
                 _struct({"size": _count("bytes"), "sha256": _SHA256}),
                 "every other entry, in file order",
             ),
-        }
+        },
+        {"kv": _text("how the key-value cache is kept, fp32 or int8; absent: fp32")},
     ),
 }
 

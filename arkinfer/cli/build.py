@@ -43,6 +43,7 @@ def build(
         int | None, typer.Option(help="The longest sequence, in tokens; default: the model's.")
     ] = None,
     chunk: Annotated[int | None, typer.Option(help="The most tokens of one prefill step.")] = None,
+    kv: Annotated[str, typer.Option(help="fp32 or int8, of the key-value cache.")] = "fp32",
     offline: Annotated[bool, typer.Option(help="Use no network.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")] = False,
     dump_ir: Annotated[
@@ -69,6 +70,7 @@ def build(
             dtype=dtype,
             context=context,
             chunk=chunk,
+            kv=kv,
             offline=offline,
             confirm=asker(yes),
             dump_ir=dump_ir,
@@ -108,7 +110,7 @@ def _show(report: BuildReport) -> None:
     schemes = ", ".join(f"{count} {name}" for name, count in report.schemes.items())
     print(f"matrices  {schemes} ({report.bits_per_weight:.2f} bits per weight)")
     print(f"backends  {', '.join(report.backends)}")
-    print(f"context   {report.context:,} tokens")
+    print(f"context   {report.context:,} tokens, cached in {report.kv}")
     print(f"time      {sum(report.seconds.values()):.1f} s")
     for line in report.slow:
         print(f"slow      {line}")

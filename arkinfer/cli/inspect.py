@@ -20,7 +20,7 @@ _GROUPS = {
     "norms": "norm",
     "head": "lm_head",
     "embedding": "embed",
-    "attention": "attn|attention|[qkvo]_proj|qkv",
+    "attention": "attn|attention|[qkvo]_proj|qkv|cache_scales",
     "mlp": "mlp|ffn|(gate|up|down)_proj",
     "other": "",
 }
@@ -65,6 +65,7 @@ def describe(artifact: Artifact, *, entries: bool = False) -> dict[str, Any]:
         "digest": artifact.digest,
         **{key: manifest[key] for key in ("format", "arkinfer", "requires", "model", "context")},
         **{key: manifest[key] for key in ("quant", "dtype", "target")},
+        "kv": manifest.get("kv", "fp32"),
         "tokens": {
             **manifest["tokens"],
             "stop": [{"id": token, "text": texts.get(token)} for token in stop],
@@ -152,7 +153,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
         **{key.replace("_", " "): f"{value:,}" for key, value in model.items() if _is_int(value)},
         "quant": f"{facts['quant']}, the rest {facts['dtype']}",
         "target": facts["target"]["name"],
-        "context": f"{facts['context']:,} tokens",
+        "context": f"{facts['context']:,} tokens, cached in {facts['kv']}",
         "first token": "none" if tokens["bos"] is None else str(tokens["bos"]),
         "stops at": ", ".join(stop) or "nothing",
         "generation": ", ".join(f"{k} {v}" for k, v in facts["generation"].items()) or "defaults",

@@ -34,6 +34,7 @@ def plan(
     context: Annotated[
         int | None, typer.Option(help="The longest sequence, in tokens; default: the model's.")
     ] = None,
+    kv: Annotated[str, typer.Option(help="fp32 or int8, of the key-value cache.")] = "fp32",
     offline: Annotated[bool, typer.Option(help="Use no network.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON with stable keys.")] = False,
 ) -> None:
@@ -51,6 +52,7 @@ def plan(
         embedding=embedding,
         dtype=dtype,
         context=context,
+        kv=kv,
         offline=offline,
     )
     if json:
@@ -67,7 +69,7 @@ def _show(found: Plan) -> None:
     print(
         f"artifact    {_size(found.artifact_bytes)}, of which {_size(found.weight_bytes)} is loaded"
     )
-    per = f"{found.kv_bytes_per_token:,} bytes a token"
+    per = f"{found.kv_bytes_per_token:,} bytes a token in {found.kv}"
     print(f"KV cache    {_size(found.kv_bytes)} for {found.context:,} tokens ({per})")
     print(f"run         {_size(found.run_bytes)} of memory at that length (predicted)")
     room = f"in {_size(found.memory)} of memory (predicted)"

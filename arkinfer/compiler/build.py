@@ -19,6 +19,7 @@ from arkinfer.compiler.section import SectionWriter
 from arkinfer.compiler.weights import WeightStore, nbytes
 from arkinfer.errors import ResourceError
 from arkinfer.ir import QuantizedType, Weight, print_module
+from arkinfer.passes.quantize_cache import PREFIX
 from arkinfer.runtime.tokens import generation_facts, token_facts
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class BuildReport:
         parameters: weights of the checkpoint.
         bits_per_weight: stored bits of matrices per weight, scales included.
         context: the longest sequence, in tokens.
+        kv: how the key-value cache is kept, `fp32` or `int8`.
         ops: nodes by op.
         slow: a sentence for everything that takes a slow path.
         seconds: how long each stage took.
@@ -55,6 +57,7 @@ class BuildReport:
     parameters: int
     bits_per_weight: float
     context: int
+    kv: str
     ops: dict[str, int]
     slow: tuple[str, ...]
     seconds: dict[str, float] = field(default_factory=dict[str, float])
@@ -75,6 +78,7 @@ def build(
     dtype: str | None = None,
     context: int | None = None,
     chunk: int | None = None,
+    kv: str = "fp32",
     offline: bool = False,
     confirm: Callable[[str, int], bool] | None = None,
     dump_ir: str | Path | None = None,
@@ -94,6 +98,8 @@ def build(
         dtype: `fp32`, `fp16` or `bf16`: how what is not quantized is stored; None: as it is.
         context: the longest sequence, in tokens; None: what the checkpoint was made for.
         chunk: the most tokens of one step; None: 512.
+        kv: `fp32` or `int8`: how the key-value cache is kept. int8 takes a quarter of the memory;
+            its scales, one per channel, are calibrated on a small built-in text.
         offline: use no network, only what the hub cache has.
         confirm: asked with the hub id and its bytes before a download; None: never asks.
         dump_ir: a folder for the IR after each pass.
@@ -108,7 +114,7 @@ def build(
     from arkinfer.frontend.checkpoint import open_checkpoint
     from arkinfer.frontend.hub import resolve
 
-    options = BuildOptions.make(target, quant, backend, embedding, dtype, context, chunk)
+    options = BuildOptions.make(target, quant, backend, embedding, dtype, context, chunk, kv)
     clock = _Clock(on_progress)
     clock.start("opening the checkpoint")
     folder = resolve(None if model is None else str(model), offline=offline, confirm=confirm)
@@ -193,7 +199,8 @@ def _write_sections(artifact: ArtifactWriter, prepared: Prepared, clock: _Clock)
 
 
 def _report(path: Path, checkpoint: Checkpoint, prepared: Prepared) -> BuildReport:
-    matrices = [w for w in prepared.stored_weights() if len(w.type.shape) == 2]
+    stored = prepared.stored_weights()
+    matrices = [w for w in stored if len(w.type.shape) == 2 and not w.name.startswith(PREFIX)]
     weights = sum(math.prod(_fixed(w)) for w in matrices)
     schemes: dict[str, int] = {}
     for weight in matrices:
@@ -212,6 +219,7 @@ def _report(path: Path, checkpoint: Checkpoint, prepared: Prepared) -> BuildRepo
         parameters=checkpoint.config.num_parameters,
         bits_per_weight=round(8 * sum(map(nbytes, matrices)) / max(weights, 1), 4),
         context=prepared.context,
+        kv=options.kv,
         ops=prepared.lowered[0].placement.ops,
         slow=tuple(line for each in prepared.lowered for line in each.placement.slow_lines()),
     )
@@ -237,6 +245,7 @@ def _manifest(checkpoint: Checkpoint, prepared: Prepared) -> dict[str, Any]:
         "context": prepared.context,
         "quant": options.quant.name,
         "dtype": prepared.dtype,
+        "kv": options.kv,
         "target": {"name": options.target.name},
         "tokens": token_facts(
             checkpoint.raw_config,

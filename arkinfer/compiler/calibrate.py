@@ -1,19 +1,33 @@
-"""Scales of an int8 key-value cache, from a pass over a small text. Knows no backend."""
+"""Scales of an int8 key-value cache, from one pass over a small text. Knows no backend."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from arkinfer import ir
-from arkinfer.errors import UsageError
+from arkinfer.backend import RowStore
+from arkinfer.compiler.weights import Leaves, WeightStore
+from arkinfer.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from arkinfer.frontend.checkpoint import Checkpoint
+
+Array = npt.NDArray[Any]
 
 MARGIN = 1.25
 """Room above the largest value seen: other texts reach a little further, and a value that does
 not fit is cut off."""
+
+SMALLEST = np.float32(1e-8)
+"""Of a scale: a channel that was always zero is no reason to divide by it."""
+
+TOKENS = 256
+"""The most tokens that are looked at; reading the weights costs more."""
 
 TEXT = """\
 A compiler reads a program in one language and writes it in another. Between the two it keeps a
@@ -21,15 +35,58 @@ representation of its own, and most of its work is done there: names are resolve
 checked, and what is computed twice is computed once. In 1957 the first FORTRAN compiler took 18
 person-years to write; today a student does it in a term. def fib(n): return n if n < 2 else
 fib(n - 1) + fib(n - 2). Die Sonne scheint, und die Vögel singen. El perro corre por el parque.
+编译器把一种语言写成的程序翻译成另一种语言。
 Q: What is the capital of France? A: Paris. {"name": "arkinfer", "version": [0, 1, 0]} The market
 opened at 9:30; by noon, prices had fallen 3.7 % and the rain had stopped.
 """
 
 
+def calibrated(module: ir.Module, leaves: Leaves, checkpoint: Checkpoint) -> Leaves:
+    """The leaves, and the scales of every cache as `quantize-cache` names them.
+
+    Args:
+        module: fused; its caches still float; attributes `context` and `vocab_size`.
+        leaves: the checkpoint's.
+        checkpoint: its tokenizer.
+
+    Raises:
+        CheckpointError: the tokenizer is missing, or gives ids that the model has not.
+    """
+    from arkinfer.passes.quantize_cache import PREFIX
+
+    limit = min(TOKENS, cast(int, module.attributes["context"]))
+    tokens = _tokens(checkpoint)[:limit]
+    size = cast(int, module.attributes["vocab_size"])
+    if max(tokens) >= size:
+        raise CheckpointError(
+            f"{checkpoint.path} has a tokenizer that does not belong to its model",
+            f"It gives the token {max(tokens)}, and vocab_size is {size}",
+        )
+    scales = cache_scales(module, WeightStore(module.weights, leaves), tokens)
+    return _MoreLeaves(leaves, {f"{PREFIX}{name}": scale for name, scale in scales.items()})
+
+
+def _tokens(checkpoint: Checkpoint) -> list[int]:
+    """The built-in text as the model reads it, BOS in front."""
+    from arkinfer.runtime.tokenizer import Tokenizer
+    from arkinfer.runtime.tokens import bos_token
+
+    source = checkpoint.tokenizer_json
+    template = checkpoint.chat_template
+    bos = bos_token(
+        checkpoint.raw_config, checkpoint.tokenizer_config, json.loads(source), template
+    )
+    return Tokenizer(source, bos=bos).encode(TEXT)
+
+
 def cache_scales(
-    module: ir.Module, store: ir.WeightStore, tokens: Sequence[int]
+    module: ir.Module, store: RowStore, tokens: Sequence[int]
 ) -> dict[str, npt.NDArray[np.float32]]:
     """The largest magnitude of each channel over the tokens, as an int8 scale.
+
+    Rotated keys get one scale per pair of channels, from the pair's length: at other positions
+    the pair has turned, and all of it may lie in either channel. The matrices are taken as they
+    were before quantization, one at a time, and of the embedding only the rows of the tokens.
 
     Args:
         module: fused; its caches still float.
@@ -43,22 +100,76 @@ def cache_scales(
         UsageError: no token to calibrate on.
     """
     if not tokens:
-        raise UsageError(
-            "There is no text to calibrate the int8 cache on",
-            fix="Give a text of some hundred tokens",
-        )
-    step = module.functions["step"]
-    inputs: dict[str, npt.NDArray[Any]] = {
-        "tokens": np.asarray(tokens, np.int64),
-        "rows": np.zeros(0, np.int64),
-    }
-    caches = {v.name: v.type for v in step.inputs if isinstance(v.type, ir.CacheType)}
-    for name, kind in caches.items():
-        heads = [d for d in kind.shape if isinstance(d, int)]
-        inputs[name] = np.zeros((0, *heads), np.float32)
-    outputs = ir.run_function(step, inputs, store)
-    largest = {name: np.abs(outputs[name]).max(axis=0) for name in caches}
-    return {
-        name: np.maximum(high * (MARGIN / 127), np.float32(1e-8)).astype(np.float32)
-        for name, high in largest.items()
-    }
+        raise UsageError("There is no text to calibrate the int8 cache on")
+    ids, places = np.unique(np.asarray(tokens, np.int64), return_inverse=True)
+    probe = _probe(module)
+    step = probe.functions["step"]
+    caches = [value for value in step.inputs if isinstance(value.type, ir.CacheType)]
+    inputs: dict[str, Array] = {"tokens": places.reshape(-1), "rows": np.zeros(0, np.int64)}
+    for cache in caches:
+        inputs[cache.name] = np.zeros((0, *cast("tuple[int, ...]", cache.type.shape[1:])), "f4")
+    tables = {n.weights[0].name for n in step.nodes if n.op == "nn.embedding"}
+    outputs = ir.run_function(step, inputs, _FewRows(store, tables, ids))
+    scales: dict[str, npt.NDArray[np.float32]] = {}
+    for name, value in zip(step.output_names, step.outputs, strict=True):
+        high = _largest(outputs[name], rotated=_is_rotated(value))
+        scales[name] = np.maximum(high * np.float32(MARGIN / 127), SMALLEST)
+    return scales
+
+
+def _largest(rows: Array, *, rotated: bool) -> npt.NDArray[np.float32]:
+    """float32 [T, heads, size] -> [heads, size]."""
+    if not rotated:
+        return np.abs(rows).max(axis=0)
+    length = np.hypot(*np.split(rows, 2, axis=-1)).max(axis=0)
+    return np.concatenate((length, length), axis=-1)
+
+
+def _is_rotated(cache: ir.Value) -> bool:
+    """Whether the rows that were appended to a cache come from `nn.rope`."""
+    append = cache.producer
+    rows = append.values[1].producer if append is not None else None
+    return rows is not None and rows.op == "nn.rope"
+
+
+def _probe(module: ir.Module) -> ir.Module:
+    """A copy that ends at the caches, with matrices as they were before they were quantized."""
+    from arkinfer.passes import pass_named, run_pipeline
+
+    probe = ir.parse_module(ir.print_module(module))
+    step = probe.functions["step"]
+    kept = [i for i, value in enumerate(step.outputs) if isinstance(value.type, ir.CacheType)]
+    step.output_names = [step.output_names[i] for i in kept]
+    step.outputs = [step.outputs[i] for i in kept]
+    for node in step.nodes:
+        if node.op in ("quant.linear", "quant.embedding"):
+            (weight,) = node.weights
+            if weight.source is not None and weight.source.rule == "rtn":
+                node.op = node.op.replace("quant.", "nn.")
+                node.operands[1] = probe.weights[weight.source.inputs[0]]
+    run_pipeline(probe, [pass_named("eliminate-dead-code")])
+    return probe
+
+
+class _FewRows:
+    """A store whose embedding tables have the rows of some tokens alone."""
+
+    def __init__(self, store: RowStore, tables: set[str], ids: Array) -> None:
+        self._store, self._tables, self._ids = store, tables, ids
+
+    def load(self, weight: ir.Weight) -> Any:
+        if weight.name not in self._tables:
+            return self._store.load(weight)
+        rows = [self._store.rows(weight, i, i + 1) for i in self._ids.tolist()]
+        return np.concatenate(cast("list[Array]", rows))
+
+
+class _MoreLeaves:
+    """The leaves of a checkpoint, and those that calibration found."""
+
+    def __init__(self, leaves: Leaves, found: dict[str, npt.NDArray[np.float32]]) -> None:
+        self._leaves, self._found = leaves, found
+
+    def rows(self, name: str, start: int, stop: int) -> Array:
+        found = self._found.get(name)
+        return self._leaves.rows(name, start, stop) if found is None else found[start:stop]

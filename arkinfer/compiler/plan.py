@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arkinfer import ir
-from arkinfer.compiler.prepare import BuildOptions, Lowered, legalize, used_weights
+from arkinfer.compiler.prepare import (
+    BuildOptions,
+    Lowered,
+    legalize,
+    used_weights,
+    with_int8_caches,
+)
 from arkinfer.compiler.section import ALIGNMENT, MeasuringWriter
 from arkinfer.compiler.weights import BLOCK, WeightStore, elements_per_row, nbytes, rows_of
 from arkinfer.models.config import ModelConfig
@@ -55,6 +61,7 @@ class Plan:
         quant: as asked.
         parameters: weights of the checkpoint.
         context: the longest sequence, in tokens.
+        kv: how the key-value cache is kept.
         artifact_bytes: size of the file.
         weight_bytes: of it, what the first backend loads.
         kv_bytes: key-value cache at the full context.
@@ -74,6 +81,7 @@ class Plan:
     quant: str
     parameters: int
     context: int
+    kv: str
     artifact_bytes: int
     weight_bytes: int
     kv_bytes: int
@@ -101,6 +109,7 @@ def plan(
     dtype: str | None = None,
     context: int | None = None,
     chunk: int | None = None,
+    kv: str = "fp32",
     offline: bool = False,
 ) -> Plan:
     """Predicts a build; takes what `arkinfer.build` takes. Weights need not be there.
@@ -113,7 +122,7 @@ def plan(
     from arkinfer.frontend.checkpoint import open_config
     from arkinfer.frontend.hub import resolve
 
-    options = BuildOptions.make(target, quant, backend, embedding, dtype, context, chunk)
+    options = BuildOptions.make(target, quant, backend, embedding, dtype, context, chunk, kv)
     folder = resolve(None if model is None else str(model), offline=offline, weights=False)
     checkpoint = open_config(folder)
     config = checkpoint.config
@@ -134,6 +143,7 @@ def plan(
         quant=options.quant.name,
         parameters=config.num_parameters,
         context=length,
+        kv=options.kv,
         artifact_bytes=_file_size(entries),
         weight_bytes=weight_bytes,
         kv_bytes=per_token * length,
@@ -156,7 +166,7 @@ def _fused(options: BuildOptions, config: ModelConfig, context: int) -> ir.Modul
 
     own = {"float32": "f32", "float16": "f16"}.get(config.torch_dtype, "bf16")
     stored = own if options.dtype is None else DTYPES[options.dtype]
-    return dense_module(
+    module = dense_module(
         config,
         context=context,
         chunk=min(options.chunk, context),
@@ -164,6 +174,7 @@ def _fused(options: BuildOptions, config: ModelConfig, context: int) -> ir.Modul
         embedding=options.quant.embedding,
         dtype=stored,
     )
+    return with_int8_caches(module) if options.kv == "int8" else module
 
 
 def _texts(checkpoint: Checkpoint) -> dict[str, int]:

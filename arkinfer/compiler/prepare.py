@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 DTYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 """What a user calls a dtype -> what the IR calls it."""
 
+CACHES = {"fp32": "f32", "int8": "i8"}
+"""What a user calls a dtype of the key-value cache -> what the IR calls it."""
+
 CHUNK = 512
 """Tokens of one prefill step, unless asked otherwise."""
 
@@ -41,6 +44,7 @@ class BuildOptions:
     dtype: str | None
     context: int | None
     chunk: int
+    kv: str = "fp32"
 
     @classmethod
     def make(
@@ -52,11 +56,13 @@ class BuildOptions:
         dtype: str | None,
         context: int | None,
         chunk: int | None,
+        kv: str = "fp32",
     ) -> BuildOptions:
         """Checks every name; the nearest known one is offered.
 
         Raises:
-            UsageError: an unknown target, quantization, backend or dtype, or a bad number.
+            UsageError: an unknown target, quantization, backend, dtype or kind of cache, or a bad
+                number.
         """
         machine = load_target(target)
         spec = parse_quant(quant, embedding)
@@ -67,11 +73,13 @@ class BuildOptions:
             )
         if dtype is not None and dtype not in DTYPES:
             raise UsageError(f'There is no dtype "{dtype}"', "", nearest(dtype, DTYPES))
+        if kv not in CACHES:
+            raise UsageError(f'There is no key-value cache in "{kv}"', "", nearest(kv, CACHES))
         for what, number in (("context", context), ("chunk", chunk)):
             if number is not None and number < 1:
                 raise UsageError(f"The {what} cannot be {number} tokens", "", "Give at least 1")
         compilers = tuple(compiler(name) for name in names)
-        return cls(machine, spec, compilers, dtype, context, chunk or CHUNK)
+        return cls(machine, spec, compilers, dtype, context, chunk or CHUNK, kv)
 
     def context_for(self, config: ModelConfig) -> int:
         """Tokens that the artifact will hold.
@@ -141,12 +149,14 @@ def prepare(
     dump_ir: str | Path | None = None,
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> Prepared:
-    """Traces and compiles the graph; reads no weight.
+    """Traces and compiles the graph; reads no weight, unless to calibrate an int8 cache.
 
     Raises:
         UsageError: the context is longer than the model's positions reach.
         UnsupportedError: a node has no home on the target; names op, torch path and reason.
+        CheckpointError: what calibration needs is damaged or missing.
     """
+    from arkinfer.compiler.calibrate import calibrated
     from arkinfer.frontend.leaves import LeafSource
     from arkinfer.frontend.trace import trace
     from arkinfer.passes import run_pipeline, standard_pipeline
@@ -163,9 +173,26 @@ def prepare(
     run_pipeline(module, standard_pipeline(options.quant, store), dump_dir=folder)
     chunk = min(options.chunk, context)
     module.attributes |= {"context": context, "chunk": chunk, "vocab_size": config.vocab_size}
+    fused = module
+    if options.kv == "int8":
+        module = with_int8_caches(fused, folder)
     lowered = tuple(legalize(module, each, options.target, folder) for each in options.compilers)
     dtype = options.dtype or _user_dtype(leaves.dtype("model.embed_tokens.weight"))
+    if options.kv == "int8":
+        on_stage("calibrating the cache")
+        calibrated_leaves = calibrated(fused, leaves, checkpoint)
+        return Prepared(options, module, lowered, calibrated_leaves, context, dtype)
     return Prepared(options, module, lowered, leaves, context, dtype)
+
+
+def with_int8_caches(module: ir.Module, dump_dir: Path | None = None) -> ir.Module:
+    """A copy whose caches are int8; their scales are leaves that calibration gives."""
+    from arkinfer.passes import pass_named, run_pipeline
+
+    own = ir.parse_module(ir.print_module(module))
+    folder = None if dump_dir is None else dump_dir / "int8-cache"
+    run_pipeline(own, [pass_named("quantize-cache")], dump_dir=folder)
+    return own
 
 
 def _retype_leaves(module: ir.Module, dtypes: Mapping[str, str]) -> None:

@@ -29,6 +29,7 @@ MANIFEST: dict[str, Any] = {
     "tensors": {"t": {"dtype": "bfloat16", "shape": [2, 3]}},
     "sections": [{"backend": "tvm", "requires": {}, "tensors": ["t"], "config": {}}],
     "entries": {"weights/t": {"size": 12, "sha256": "0" * 64}},
+    "kv": "int8",
 }
 
 
