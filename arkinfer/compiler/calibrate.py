@@ -100,7 +100,10 @@ def cache_scales(
         UsageError: no token to calibrate on.
     """
     if not tokens:
-        raise UsageError("There is no text to calibrate the int8 cache on")
+        raise UsageError(
+            "There is no text to calibrate the int8 cache on",
+            fix="Give a text of some hundred tokens",
+        )
     ids, places = np.unique(np.asarray(tokens, np.int64), return_inverse=True)
     probe = _probe(module)
     step = probe.functions["step"]
