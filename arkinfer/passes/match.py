@@ -62,8 +62,8 @@ class Pattern:
 
     def producer(self, operand: Operand, op: str, otherwise: str, *, shared: bool = False) -> Node:
         """The node of that op that makes the operand, casts between floats passed over."""
-        node = self.through_casts(operand, shared=shared)
-        found = node.producer if isinstance(node, Value) else None
+        made = self.through_casts(operand, shared=shared)
+        found = made.producer if isinstance(made, Value) else None
         if found is None or found.op != op:
             raise NoMatch(otherwise)
         (self.shared if shared else self.own).append(found)
@@ -72,24 +72,16 @@ class Pattern:
     def user(self, value: Value, op: str, otherwise: str) -> Node:
         """The one node that uses the value, of that op; casts between floats passed over."""
         while True:
-            if self.uses.leaves(value):
-                raise NoMatch(f"{otherwise}: it is a result of the function")
+            need(not self.uses.leaves(value), f"{otherwise}: it is a result of the function")
             users = self.uses.nodes(value)
-            if not users:
-                raise NoMatch(f"{otherwise}: nothing uses it")
-            if len(users) > 1:
-                raise NoMatch(
-                    f"{otherwise}: {users[0].op} and {users[1].op} use it"
-                    if len(users) == 2
-                    else f"{otherwise}: {len(users)} nodes use it"
-                )
+            found = " and ".join(user.op for user in users) or "nothing"
+            need(len(users) == 1, f"{otherwise}: it goes to {found}")
             (node,) = users
             self.own.append(node)
             if not is_float_cast(node):
                 break
             value = node.result
-        if node.op != op:
-            raise NoMatch(f"{otherwise}: {node.op} uses it")
+        need(node.op == op, f"{otherwise}: it goes to {node.op}")
         return node
 
     def through_casts(self, operand: Operand, *, shared: bool = False) -> Operand:

@@ -1,0 +1,147 @@
+"""Caches in int8 against caches in float: both sides executed, and what must be refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from arkinfer import ir
+from arkinfer.errors import UnsupportedError
+from arkinfer.models.config import parse_config
+from arkinfer.passes import pass_named
+from arkinfer.testing import preset
+from arkinfer.testing.dense import dense_module
+
+Array = npt.NDArray[Any]
+
+QUANTIZE = pass_named("quantize-cache")
+
+LAYER = """
+module
+func @step(%q: f32[T, 4, 8], %k: f32[T, 2, 8], %v: f32[T, 2, 8], %{first}0: cache<f32>[S, 2, 8],
+           %{second}0: cache<f32>[S, 2, 8]) {
+  %0 = cache.append(%k0, %k) : cache<f32>[S + T, 2, 8]  // layer
+  %1 = cache.append(%v0, %v) : cache<f32>[S + T, 2, 8]  // layer
+  %2 = attn.dense(%q, %0, %1) {scale = 0.25} : f32[T, 4, 8]  // layer
+  return y = %2, k0 = %0, v0 = %1
+}
+"""
+
+
+class Scales:
+    """Gives each channel of keys and values a scale of its own."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self.of = {
+            f"cache_scales.{name}0": rng.uniform(0.02, 0.05, (2, 8)).astype(np.float32)
+            for name in "kv"
+        }
+
+    def load(self, weight: ir.Weight) -> Array:
+        return self.of[weight.name]
+
+
+def layer(first: str = "k", second: str = "v") -> ir.Module:
+    text = LAYER.replace("{first}", first).replace("{second}", second)
+    return ir.parse_module(text.replace(",\n           ", ", "))
+
+
+def run(module: ir.Module, steps: list[int]) -> dict[str, Array]:
+    """Tokens in steps of these sizes; the last step's queries and results, in float64."""
+    rng = np.random.default_rng(1)
+    step = module.functions["step"]
+    state: dict[str, Array] = {
+        v.name: np.zeros((0, 2, 8), ir.DTYPES[v.type.dtype])
+        for v in step.inputs
+        if isinstance(v.type, ir.CacheType)
+    }
+    outputs: dict[str, Array] = {}
+    for count in steps:
+        fresh = {
+            name: rng.standard_normal((count, heads, 8))
+            for name, heads in (("q", 4), ("k", 2), ("v", 2))
+        }
+        outputs = ir.run_function(step, {**fresh, **state}, Scales(), dtype=np.float64)
+        state = {name: outputs[name] for name in state}
+        outputs["q"] = fresh["q"]
+    return outputs
+
+
+@pytest.mark.parametrize("order", [("k", "v"), ("v", "k")])
+def test_codes_are_within_half_a_scale(order: tuple[str, str]) -> None:
+    before, after = layer(*order), layer(*order)
+    assert QUANTIZE.run(after)
+    ir.verify_module(after)
+    exact, coded = run(before, [5, 1, 3]), run(after, [5, 1, 3])
+    scales = Scales().of
+    for name in ("k0", "v0"):
+        assert coded[name].dtype == np.int8
+        scale = scales[f"cache_scales.{name}"]
+        assert np.abs(coded[name]).max() < 127  # nothing was cut off
+        assert (np.abs(coded[name] * scale - exact[name]) <= scale / 2 * (1 + 1e-6)).all()
+    # A mean of values moves by half a scale at most; its weights by those of the scores.
+    worst = {name: scales[f"cache_scales.{name}0"].max() / 2 for name in "kv"}
+    shift = 0.25 * np.abs(exact["q"]).sum(axis=-1, keepdims=True) * worst["k"]  # of any score
+    bound = worst["v"] + np.expm1(2 * shift) * np.abs(exact["v0"]).max()
+    error = np.abs(coded["y"] - exact["y"])
+    assert (error <= bound).all()
+    assert 1e-4 < error.max()  # it is no identity
+
+
+def test_the_scales_are_the_whole_difference() -> None:
+    """With caches that hold multiples of their scales, the two agree to rounding."""
+    module = layer()
+    QUANTIZE.run(module)
+    rng, scales = np.random.default_rng(2), Scales().of
+    codes = {name: rng.integers(-128, 128, (6, 2, 8)) for name in "kv"}
+    rows = {name: codes[name] * scales[f"cache_scales.{name}0"].astype(np.float64) for name in "kv"}
+    given = {"q": rng.standard_normal((6, 4, 8)), **rows}
+    found: list[Array] = []
+    for each, dtype in ((layer(), np.float32), (module, np.int8)):
+        caches = {f"{name}0": np.zeros((0, 2, 8), dtype) for name in "kv"}
+        step = each.functions["step"]
+        outputs = ir.run_function(step, {**given, **caches}, Scales(), dtype=np.float64)
+        found.append(outputs["y"])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-12)
+
+
+def test_a_whole_model_and_twice() -> None:
+    module = dense_module(parse_config(preset("tiny")))
+    layers = 2 * len([n for n in module.nodes() if n.op == "attn.dense"])
+    assert QUANTIZE.run(module)
+    ir.verify_module(module)
+    assert ir.parse_module(ir.print_module(module)) == module
+    scales = [w for name, w in module.weights.items() if name.startswith("cache_scales.")]
+    assert len(scales) == layers
+    assert {str(w.type) for w in scales} == {"f32[1, 64]"}
+    assert not QUANTIZE.run(module)
+
+
+def test_two_attentions_of_one_cache() -> None:
+    """Layers may share keys and values; the cache is still written once, by one scale."""
+    text = ir.print_module(layer()).replace(
+        "  return y = %2,",
+        "  %3 = attn.dense(%2, %0, %1) {scale = 0.5} : f32[T, 4, 8]  // next\n  return y = %3,",
+    )
+    module = ir.parse_module(text)
+    assert QUANTIZE.run(module)
+    ir.verify_module(module)
+    assert [len(n.weights) for n in module.nodes()] == [1, 1, 2, 2]
+
+
+def test_a_cache_that_is_read_before_it_grows_is_refused() -> None:
+    text = ir.print_module(layer()).replace("attn.dense(%q, %0, %1)", "attn.dense(%q, %k0, %v0)")
+    text = "\n".join(s for s in text.splitlines() if "append" not in s)
+    module = ir.parse_module(text.replace("k0 = %0, v0 = %1", "z = %2"))
+    before = ir.print_module(module)
+    with pytest.raises(UnsupportedError) as refusal:
+        QUANTIZE.run(module)
+    assert str(refusal.value) == (
+        "The cache k0 cannot be kept in int8. attn.dense at layer reads it, which takes floats "
+        "only. Keep the cache in fp32."
+    )
+    assert ir.print_module(module) == before
