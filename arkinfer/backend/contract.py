@@ -57,7 +57,8 @@ class SectionWriter(Protocol):
 
         Returns:
             part name -> tensor name in the artifact. A dense weight has the one part "" in its
-            IR dtype; a quantized one has packing's parts ("codes", "scale", maybe "zero" …).
+            IR dtype; a quantized one has packing's parts ("codes", "scale", maybe "zero" …),
+            with scales and minima in float32.
         """
         ...
 

@@ -10,23 +10,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import numpy as np
-
 from arkinfer import ir
-from arkinfer.backend.contract import RowStore
 from arkinfer.errors import InternalError, UnsupportedError
-from arkinfer.packing import QuantizedTensor
 from arkinfer_tvm import kernels
 from arkinfer_tvm.kernels.quantized import Layout
 from arkinfer_tvm.program import Cache, Dimension, Operand, Program
 from arkinfer_tvm.scratch import Lifetime, place
+
+Scales = Callable[[ir.Weight], str]
+"""The IR dtype that a quantized weight's scales are stored in."""
 
 Parts = Callable[[ir.Weight], Mapping[str, str]]
 """Stores a weight: part name -> tensor name, as `SectionWriter.weight`."""
 
 CACHES = {"f32": "float32", "i8": "int8"}
 """Caches that kernels read, IR dtype -> numpy's."""
-_SCALES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
 class KernelTable:
@@ -63,7 +61,7 @@ class Lowering:
     Args:
         function: verified; every node is supported.
         limits: the greatest value of each symbol that counts rows.
-        store: says how scales are stored.
+        scales: says how scales are stored.
         parts: stores a weight.
         table: collects the kernels; several functions may share one.
     """
@@ -72,11 +70,11 @@ class Lowering:
         self,
         function: ir.Function,
         limits: Mapping[str, int],
-        store: RowStore,
+        scales: Scales,
         parts: Parts,
         table: KernelTable,
     ) -> None:
-        self.function, self.limits, self.store = function, limits, store
+        self.function, self.limits, self.scales = function, limits, scales
         self.parts, self.table = parts, table
         self._homes: dict[ir.Value, Home] = {}
         self._caches: dict[ir.Value, int] = {}
@@ -287,9 +285,7 @@ class Lowering:
     def _layout(self, weight: ir.Weight) -> Layout:
         assert isinstance(weight.type, ir.QuantizedType)
         scheme, columns = weight.type.scheme, weight.type.shape[1]
-        sample = self.store.rows(weight, 0, 1)
-        assert isinstance(sample, QuantizedTensor)
-        dtype = _SCALES[np.dtype(sample.scale.dtype).name]
+        dtype = self.scales(weight)
         group = scheme.group_size(columns)
         return Layout(scheme.bits, group, columns, scheme.offset, dtype, scheme.act_order)
 

@@ -57,8 +57,8 @@ def quantize(matrix: Array, scheme: Scheme, scale_dtype: Any = np.float32) -> Qu
 class Store:
     """Seeded weights of any module, derived ones as their rules say; a `RowStore`."""
 
-    def __init__(self, module: ir.Module, scale_dtype: Any = np.float32, seed: int = 0) -> None:
-        self.module, self.scale_dtype, self.seed = module, scale_dtype, seed
+    def __init__(self, module: ir.Module, seed: int = 0) -> None:
+        self.module, self.seed = module, seed
         self._loaded: dict[str, Any] = {}
 
     def load(self, weight: ir.Weight) -> Any:
@@ -82,7 +82,7 @@ class Store:
         if weight.source.rule == "scale":
             return inputs[0].astype(np.float32) * np.float32(facts["by"])
         assert weight.source.rule == "rtn"
-        return quantize(inputs[0], parse_scheme(str(facts["scheme"])), self.scale_dtype)
+        return quantize(inputs[0], parse_scheme(str(facts["scheme"])))
 
     def _draw(self, weight: ir.Weight) -> Array:
         assert isinstance(weight.type, ir.TensorType)
@@ -209,8 +209,8 @@ def config(**changes: Any) -> ModelConfig:
     return replace(base, **changes)
 
 
-MODELS: dict[str, tuple[ModelConfig, dict[str, Any], Any]] = {
-    "tied f32": (config(), {}, np.float32),
+MODELS: dict[str, tuple[ModelConfig, dict[str, Any]]] = {
+    "tied f32": (config(), {}),
     "untied bf16, longrope factor, two kv heads": (
         config(
             num_key_value_heads=2,
@@ -218,20 +218,17 @@ MODELS: dict[str, tuple[ModelConfig, dict[str, Any], Any]] = {
             rope=Rope(10000.0, "longrope", (1.0,) * 8, (2.0,) * 8, 48),
         ),
         {"dtype": "bf16"},
-        np.float32,
     ),
     "int4-g32, head int8-row": (
         config(),
         {"linear": Scheme(4, 32), "embedding": Scheme(8, 0)},
-        np.float32,
     ),
-    "int4-g16-asym with bf16 scales, plain llama": (
+    "int4-g16-asym, plain llama": (
         config(embedding_scale=1.0, residual_scale=1.0, logit_divisor=1.0),
         {"linear": Scheme(4, 16, "zero"), "embedding": Scheme(4, 16, "zero"), "dtype": "bf16"},
-        ml_dtypes.bfloat16,
     ),
 }
-"""Config, options of `dense_module` and dtype of the scales, by name."""
+"""Config and options of `dense_module`, by name."""
 
 
 @pytest.fixture(scope="session")
@@ -242,7 +239,7 @@ def make_artifact() -> Maker:
 
 @pytest.fixture(scope="session")
 def make_store() -> Callable[..., Store]:
-    """make_store(module, scale_dtype=, seed=): seeded weights."""
+    """make_store(module, seed=): seeded weights."""
     return Store
 
 
@@ -280,9 +277,9 @@ _made: dict[str, Model] = {}
 
 def _model(name: str, factory: pytest.TempPathFactory) -> Model:
     if name not in _made:
-        shape, options, scales = MODELS[name]
+        shape, options = MODELS[name]
         module = dense_module(shape, context=80, chunk=24, **options)
-        store = Store(module, scales)
+        store = Store(module)
         path = factory.mktemp("tvm") / "model.ark"
         _made[name] = Model(module, store, _make_artifact(path, module, store, load_target("cpu")))
     return _made[name]

@@ -12,6 +12,7 @@ import pytest
 
 from arkinfer import ir
 from arkinfer.ir import Builder, CacheType, TensorType, Value, Weight, dim
+from arkinfer.ir.types import dtype_name
 from arkinfer.packing import QuantizedTensor, parse_scheme
 from arkinfer.targets import load_target
 from arkinfer_tvm.build import build_library
@@ -227,7 +228,7 @@ def bench(quantized: Callable[..., QuantizedTensor]) -> Iterator[Bench]:
         functions[name] = renamed(function, name)
         target = load_target("cpu")
         assert all(supports(node, target).level != "no" for node in function.nodes)
-        lowering = Lowering(function, LIMITS, store, store.parts, table)
+        lowering = Lowering(function, LIMITS, store.scales, store.parts, table)
         programs[name] = lowering.program()
     level = level_for(load_target("cpu"))
     code = build_library(table.names, load_target("cpu").arch, level)
@@ -266,8 +267,8 @@ class CaseStore:
                 scales = dtype
         return self.quantized(drawn, weight.type.scheme, scales)
 
-    def rows(self, weight: Weight, start: int, stop: int) -> Any:
-        return self.load(weight).rows(slice(start, stop))
+    def scales(self, weight: Weight) -> str:
+        return dtype_name(self.load(weight).scale.dtype)
 
     def parts(self, weight: Weight) -> dict[str, str]:
         loaded = self.load(weight)
@@ -342,8 +343,9 @@ def test_every_finite_16_bit_number_is_widened_exactly(
     output = draft.add("nn.embedding", draft.tensor("tokens", "T", dtype="i64"), weight, scale=1.0)
     function = ir.Function("case", draft.inputs, draft.builder.nodes, [output], ["out"])
     names = KernelTable()
-    store: Any = None
-    program = Lowering(function, {"T": 1 << 16}, store, lambda w: {"": w.name}, names).program()
+    program = Lowering(
+        function, {"T": 1 << 16}, lambda w: "f32", lambda w: {"": w.name}, names
+    ).program()
     target = load_target("cpu")
     code = build_library(names.names, target.arch, level_for(target))
     library = Library(code, "libwiden.so", 1)
