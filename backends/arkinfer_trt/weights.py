@@ -1,7 +1,8 @@
 """Puts weights into the section in the forms that TensorRT parses. Knows no node.
 
 What the IR stores is shared where its bytes fit; int4 codes are transposed to [K, N], and what
-has no layer of its own is widened.
+has no layer of its own is widened. No number is read before the writer asks for it, so that a plan
+can count without weights.
 """
 
 from __future__ import annotations
@@ -77,14 +78,22 @@ class Initializers:
         kind = cast(QuantizedType, weight.type)
         rows, columns = kind.shape
         block = kind.scheme.group_size(columns)
-        matrix = QuantizedTensor.concatenate(list(self._blocks(weight)))
-        scale = _positive(matrix.scale, weight, self._numpy).T
-        codes, scales = f"{weight.name}.int4", f"{weight.name}.int4.scale"
-        packed = self._out.tensor(codes, "uint8", (columns * rows // 2,), _transposed(matrix))
-        stored = self._out.tensor(scales, self._numpy.name, scale.shape, [scale])
-        self._graph.external(codes, TensorProto.INT4, (columns, rows), packed)
-        self._graph.external(scales, ONNX[self._dtype], scale.shape, stored)
-        return codes, scales, block
+        kept: list[Array] = []
+
+        def codes() -> Iterator[Array]:
+            matrix = QuantizedTensor.concatenate(list(self._blocks(weight)))
+            kept.append(_positive(matrix.scale, weight, self._numpy).T)
+            yield from _transposed(matrix)
+
+        def scales() -> Iterator[Array]:  # after the codes, so that a matrix is quantized once
+            yield kept.pop()
+
+        name, shape = f"{weight.name}.int4", (columns // block, rows)
+        packed = self._out.tensor(name, "uint8", (columns * rows // 2,), codes())
+        stored = self._out.tensor(f"{name}.scale", self._numpy.name, shape, scales())
+        self._graph.external(name, TensorProto.INT4, (columns, rows), packed)
+        self._graph.external(f"{name}.scale", ONNX[self._dtype], shape, stored)
+        return name, f"{name}.scale", block
 
     def rotary(self, inv_freq: Weight, factor: float, context: int) -> tuple[str, str]:
         """Tables of cos and sin of every position, times factor: [context, D / 2]."""
@@ -93,10 +102,11 @@ class Initializers:
         )
 
     def _rotary(self, inv_freq: Weight, factor: float, context: int) -> tuple[str, str]:
-        freq = cast(Array, self._out.store.load(inv_freq)).astype(np.float32)
-        step = max(1, ELEMENTS // len(freq))
+        (half,) = cast("tuple[int]", inv_freq.type.shape)
+        step = max(1, ELEMENTS // half)
 
         def table(function: Callable[[Array], Array]) -> Iterator[Array]:
+            freq = cast(Array, self._out.store.load(inv_freq)).astype(np.float32)
             for start in range(0, context, step):
                 positions = np.arange(start, min(start + step, context), dtype=np.float32)
                 angle = positions[:, None] * freq  # in float32, as the model itself does
@@ -104,7 +114,7 @@ class Initializers:
 
         names: list[str] = []
         for kind, function in (("cos", np.cos), ("sin", np.sin)):
-            name, shape = f"{inv_freq.name}.{factor!r}.{kind}", (context, len(freq))
+            name, shape = f"{inv_freq.name}.{factor!r}.{kind}", (context, half)
             tensor = self._out.tensor(name, self._numpy.name, shape, table(function))
             names.append(self._graph.external(name, ONNX[self._dtype], shape, tensor))
         return names[0], names[1]

@@ -8,14 +8,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn, cast
 
 import numpy as np
 import pytest
 
 import arkinfer
 from arkinfer.artifact import ArtifactWriter, Section, open_artifact, verify_artifact
-from arkinfer.compiler.section import SectionWriter
+from arkinfer.compiler.section import MeasuringWriter, SectionWriter
+from arkinfer.compiler.weights import WeightStore
 from arkinfer.errors import ArtifactError
+from arkinfer.ir import Weight
 from arkinfer.runtime.contract import LoadOptions
 from arkinfer.testing import make_checkpoint, preset
 from tests.backends.expectations import TOLERANCES
@@ -57,6 +60,26 @@ def test_a_section_that_is_not_the_compilers(backend: str, lab: Lab) -> None:
             lab.executor(backend).open(artifact, section, LoadOptions())
     what = f'The section "{backend}" of "{artifact.path}" cannot be read'
     assert (refusal.value.what, refusal.value.fix) == (what, "Build the artifact again")
+
+
+class Nothing:
+    """A store that a plan has: it knows no number."""
+
+    def load(self, weight: Weight) -> NoReturn:
+        pytest.fail(f"@{weight.name} was read")
+
+    def rows(self, weight: Weight, start: int, stop: int) -> NoReturn:
+        self.load(weight)
+
+
+def test_a_plan_counts_what_is_written_and_reads_no_weight(backend: str, lab: Lab) -> None:
+    lowered, target = lab.lowered(backend, MODEL), lab.target(backend)
+    counted = MeasuringWriter(backend, cast("WeightStore", Nothing()))
+    lowered.compiler.compile(lowered.module, target, counted)
+    with open_artifact(lab.path(backend, MODEL)) as artifact:
+        written = {entry.name: entry.size for entry in artifact.entries()}
+    del counted.entries["manifest.json"], written["manifest.json"]
+    assert counted.entries == written
 
 
 DEVICE_HALF = """

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from arkinfer.errors import UsageError
 from arkinfer.runtime.contract import Executable, LoadOptions, State
@@ -239,6 +241,47 @@ def test_a_closed_executable_says_so(backend: str, executable: Executable, lab: 
     for attempt in attempts:
         with pytest.raises(UsageError, match=r"The model is closed\. Load the artifact again\."):
             attempt()
+
+
+actions = st.lists(
+    st.one_of(
+        st.tuples(st.just("step"), st.integers(1, CHUNK)),
+        st.tuples(st.just("cut"), st.integers(0, CONTEXT)),
+        st.tuples(st.just("refused"), st.integers(0, 3)),
+        st.tuples(st.just("other"), st.integers(1, 5)),
+    ),
+    max_size=12,
+)
+
+
+@given(history=actions)
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_history_ends_in_the_same_logits(runs: Runs, history: list[tuple[str, int]]) -> None:
+    """Whatever a state went through, it holds its tokens and nothing else."""
+    source = iter(MODEL.tokens(400, seed=16))
+    state, held = runs.state(), np.zeros(0, np.int64)
+    for action, number in history:
+        if action == "cut":
+            held = held[:number]
+            state.truncate(len(held))
+        elif action == "step" and len(held) + number <= CONTEXT:
+            fresh = np.array([next(source) for _ in range(number)])
+            state.step(fresh, rows="none")
+            held = np.concatenate([held, fresh])
+        elif action == "refused":
+            with pytest.raises(UsageError):
+                state.step(np.full(number + 1, MODEL.config.vocab_size))
+        elif action == "other":
+            runs.state(number).step(MODEL.tokens(number, seed=17))
+        assert state.length == len(held)
+    if len(held) == CONTEXT:
+        held = held[:-1]
+        state.truncate(len(held))
+    last = np.array([next(source)])
+    expected = runs.fresh(np.concatenate([held, last]))[-1:]
+    assert runs.same(state.step(last).logits, expected)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, None])
