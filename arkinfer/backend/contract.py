@@ -45,7 +45,11 @@ class RowStore(ir.WeightStore, Protocol):
 
 
 class SectionWriter(Protocol):
-    """Where a compiler puts what its executor will read; everything is streamed to the file."""
+    """Where a compiler puts what its executor will read; everything is streamed to the file.
+
+    A plan counts with a writer that asks for no chunk and a store that has no numbers: names,
+    dtypes and shapes follow from types alone, and numbers are read inside of `chunks`.
+    """
 
     @property
     def store(self) -> RowStore:
