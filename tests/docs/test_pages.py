@@ -29,7 +29,12 @@ from tests.docs.pages import (
     steps,
 )
 
-EXAMPLES = [page for page in PAGES if any(block.mark == EXECUTED for block in blocks(page))]
+QUICK = ("README.md", "troubleshooting.md")
+EXAMPLES = [
+    pytest.param(page, marks=() if page.name in QUICK else pytest.mark.slow, id=page.name)
+    for page in PAGES
+    if any(block.mark == EXECUTED for block in blocks(page))
+]
 
 
 def named(page: Path) -> str:
@@ -59,7 +64,7 @@ def do(step: Step, folder: Path) -> None:
         assert agrees(step.shown, result.stdout), said
 
 
-@pytest.mark.parametrize("page", EXAMPLES, ids=named)
+@pytest.mark.parametrize("page", EXAMPLES)
 def test_the_examples_run(page: Path, tmp_path: Path):
     """In one folder and in the order of the page, as its reader would."""
     shutil.copy(ROOT / "README.md", tmp_path)
