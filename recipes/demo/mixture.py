@@ -16,6 +16,7 @@ import tokenizers
 
 from recipes.demo.chatformat import BOS, EOS, NO_THOUGHT, SPECIAL, Turn, encode_chat
 from recipes.demo.questions import (
+    COMMON,
     SYSTEM_PROMPTS,
     Fact,
     all_facts,
@@ -62,6 +63,13 @@ def lengths(progress: float) -> tuple[tuple[int, float], ...]:
     return ((512, 0.3), (1024, 0.2), (2048, 0.15), (4096, 0.25), (8192, 0.1))
 
 
+def fame(facts: Sequence[Fact]) -> npt.NDArray[np.float64]:
+    """How often each fact is asked for: what everybody uses more often, as people do."""
+    often = {"callable": 30.0, "signature": 15.0, "attribute": 30.0, "module": 3.0, "term": 3.0}
+    weights = np.array([often.get(f.kind, 1.0) if f.name in COMMON else 1.0 for f in facts])
+    return weights / max(1.0, weights.sum())
+
+
 def shares(progress: float, length: int) -> tuple[float, float, float, float]:
     """How often a row is raw text, questions, retrieval, repetition."""
     if length <= 128:
@@ -69,8 +77,8 @@ def shares(progress: float, length: int) -> tuple[float, float, float, float]:
     if progress < COPYING_UNTIL:
         return (0.55, 0.2, 0.2, 0.05)
     if length <= 1024:
-        return (0.42, 0.35, 0.21, 0.02)
-    return (0.4, 0.0, 0.6, 0.0)
+        return (0.3, 0.46, 0.22, 0.02)
+    return (0.3, 0.0, 0.7, 0.0)
 
 
 def sample_shape(seed: int, step: int, progress: float, tokens: int) -> tuple[int, int]:
@@ -95,6 +103,7 @@ class Mixture:
         for fact in all_facts(documents):
             if not fact.held_out:
                 self.facts[fact.kind].append(fact)
+        self._odds = {kind: fame(facts) for kind, facts in self.facts.items()}
         encoded = tokenizer.encode_batch(self.texts, add_special_tokens=False)
         stream = [i for text in encoded for i in (BOS, *text.ids, EOS)]
         self.stream = np.array(stream, np.int64)
@@ -168,7 +177,7 @@ class Mixture:
         mode = "plain" if rng.random() < 0.7 else "think"
         for _ in range(int(rng.choice(3, p=[0.75, 0.18, 0.07])) + 1):
             kind = str(rng.choice(list(SHARES), p=list(SHARES.values())))
-            fact = self.facts[kind][int(rng.integers(len(self.facts[kind])))]
+            fact = self.facts[kind][int(rng.choice(len(self.facts[kind]), p=self._odds[kind]))]
             question, switch = training_question(fact, rng), rng.random()
             if mode == "think":
                 question += " /think" if switch < 0.15 else ""

@@ -79,6 +79,36 @@ PHRASINGS: Mapping[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
+COMMON = frozenset(
+    (
+    "abs", "all", "any", "bool", "chr", "dict", "enumerate", "eval", "filter", "float",
+    "input", "int", "isinstance", "len", "list", "map", "max", "min", "open", "ord",
+    "print", "range", "repr", "reversed", "round", "set", "sorted", "str", "sum", "super",
+    "tuple", "type", "zip", "os.path.join", "os.path.exists", "os.path.basename",
+    "os.path.dirname", "os.listdir", "os.getcwd", "os.remove", "os.mkdir", "os.walk",
+    "json.dumps", "json.loads", "json.dump", "json.load", "math.sqrt", "math.floor",
+    "math.ceil", "math.factorial", "math.gcd", "random.random", "random.choice",
+    "random.randint", "random.shuffle", "re.match", "re.search", "re.sub", "re.findall",
+    "re.compile", "re.split", "heapq.heappush", "heapq.heappop", "heapq.heapify",
+    "itertools.chain", "itertools.product", "itertools.permutations", "functools.reduce",
+    "functools.partial", "functools.lru_cache", "collections.Counter", "collections.deque",
+    "collections.defaultdict", "time.sleep", "time.time", "shutil.copy", "shutil.rmtree",
+    "subprocess.run", "copy.deepcopy", "str.join", "str.split", "str.strip", "str.replace",
+    "str.upper", "str.lower", "str.startswith", "str.format", "sys.exit", "sys.argv",
+    "sys.path", "os.environ", "math", "json", "os", "os.path", "sys", "re", "random",
+    "datetime", "time", "collections", "itertools", "functools", "heapq", "pathlib",
+    "shutil", "subprocess", "threading", "multiprocessing", "asyncio", "logging",
+    "argparse", "unittest", "csv", "sqlite3", "socket", "urllib.request", "string", "copy",
+    "pickle", "struct", "decimal", "typing", "dataclasses", "enum", "zipfile", "hashlib",
+    "tempfile", "glob", "operator", "contextlib", "io", "abc", "queue", "secrets", "uuid",
+    "textwrap", "generator", "decorator", "iterator", "iterable", "lambda", "dictionary",
+    "module", "package", "class", "function", "method", "argument", "parameter", "mutable",
+    "immutable", "object", "bytecode", "interpreted", "coroutine", "expression",
+    "statement", "slice", "namespace",
+    )
+)  # fmt: skip
+"""Names that everybody uses; they are asked for more often."""
+
 SYSTEM_PROMPTS = (
     "You are a helpful assistant.", "You answer questions about Python.", "Answer briefly.",
     "You are a Python expert.", "You are an assistant for Python programmers. Be concise.",
