@@ -84,6 +84,7 @@ def _session(model: bytes, folder: str, threads: int) -> onnxruntime.InferenceSe
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # holds the buffers of a chunk twice, 34 MiB, for no speed
     options.log_severity_level = 4  # what fails is raised; nothing else goes to the terminal
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN))
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)

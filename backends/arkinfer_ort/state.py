@@ -23,6 +23,7 @@ from arkinfer.runtime.contract import (
     check_length,
     check_tokens,
 )
+from arkinfer_ort.buffers import TwoBuffers
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -64,9 +65,11 @@ class OnnxRuntimeState:
         self._total = np.zeros((), np.int32)
         self._token = np.zeros((1, 1), np.int64)
         self._first = np.zeros(1, np.int64)
-        self._logits = np.zeros((1, 1, executable.vocab_size), np.float32)
-        self._one = self._binding(session, self._token, self._first, self._logits)
-        self._many: onnxruntime.IOBinding | None = None
+        self._logits = TwoBuffers((1, 1, executable.vocab_size))
+        self._one: dict[int, onnxruntime.IOBinding] = {}
+        for _ in range(2):
+            turn, logits, _ = self._logits.next()
+            self._one[turn] = self._binding(session, self._token, self._first, logits)
 
     def step(
         self, tokens: IntArray, *, rows: Rows = "last", taps: tuple[str, ...] = ()
@@ -78,13 +81,19 @@ class OnnxRuntimeState:
         self._last[0] = self.length + count - 1
         self._total[()] = self.length + count
         if count == 1 and rows != "none":
-            self._token[0, 0] = ids[0]
-            self._run(session, self._one)
-            logits = self._logits[0].copy()
+            logits = self._run_one(session, int(ids[0]))
         else:
             logits = self._run_many(session, ids, rows)
         self.length += count
         return StepOutput(logits)
+
+    def _run_one(self, session: onnxruntime.InferenceSession, token: int) -> FloatArray:
+        self._token[0, 0] = token
+        turn, logits, fresh = self._logits.next()
+        if fresh:
+            _bind(self._one[turn].bind_output, "logits", logits)
+        self._run(session, self._one[turn])
+        return logits[0]
 
     def _run_many(
         self, session: onnxruntime.InferenceSession, ids: IntArray, rows: Rows

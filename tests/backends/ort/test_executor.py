@@ -18,6 +18,7 @@ from arkinfer.packing import parse_scheme
 from arkinfer.runtime.contract import LoadOptions
 from arkinfer.testing import preset
 from arkinfer.testing.dense import dense_module
+from arkinfer_ort.buffers import TwoBuffers
 from arkinfer_ort.executor import OnnxRuntimeExecutor, physical_cores
 from arkinfer_ort.versions import check_requirements
 from arkinfer_ort.wire import ExternalTensor, with_initializers
@@ -57,11 +58,31 @@ def test_rows(tiny, load):
 
 
 def test_logits_belong_to_the_caller(tiny, load):
-    state = load(tiny).new_state(8)
-    first = state.step(np.array([3])).logits
-    before = first.copy()
-    state.step(np.array([9]))
-    assert (first == before).all()
+    """However many, and whatever part of them, a caller holds."""
+    state, twin = load(tiny).new_state(32), load(tiny).new_state(32)
+    held = [state.step(np.array([t])).logits[-1][3:] for t in range(7)]
+    expected = [twin.step(np.array([t])).logits[-1][3:].copy() for t in range(7)]
+    for found, wanted in zip(held, expected, strict=True):
+        assert (found == wanted).all()
+
+
+def test_buffers_are_used_again_once_nobody_holds_them():
+    buffers = TwoBuffers((1, 4))
+    first, second = buffers.next()[1], buffers.next()[1]
+    assert first is not second
+    _, third, fresh = buffers.next()
+    assert fresh
+    assert third is not first
+    assert third is not second
+    address = third.ctypes.data
+    view = third[0][1:]
+    del third
+    buffers.next()
+    assert buffers.next()[2]  # the view holds it
+    address = buffers.next()[1].ctypes.data
+    del view, second
+    buffers.next()
+    assert buffers.next()[1].ctypes.data == address
 
 
 def test_states_do_not_disturb_each_other(tiny, load):
@@ -253,6 +274,7 @@ socket.socket = refuse
 import numpy as np
 from arkinfer.artifact import open_artifact
 from arkinfer.runtime.contract import LoadOptions
+from arkinfer_ort.buffers import TwoBuffers
 from arkinfer_ort.executor import OnnxRuntimeExecutor
 with open_artifact({str(tiny)!r}) as artifact:
     section = artifact.sections["onnxruntime"]
