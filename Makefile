@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+QUESTION ?= In a few words, what is the heapq module good for?
 
 .PHONY: help setup demo test test-all lint types imports pytest pytest-slow format clean
 
@@ -12,20 +14,29 @@ help:  ## what can be made
 setup: $(SETUP)  ## the virtual environment with everything for building and testing
 
 $(SETUP): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV): PyTorch, ONNX Runtime, TVM and the tools of the tests; some minutes."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Shows a command as a user would type it, and runs it.
+define arkinfer
+@printf '\n$$ arkinfer %s\n' '$(1)'
+@$(BIN)/arkinfer $(1)
+endef
 
 demo: $(SETUP)  ## build the demo model to int4 for this machine, stream an answer, print figures
-	mkdir -p build
-	$(BIN)/arkinfer build demo --quant int4 -o build/demo.ark
-	$(BIN)/arkinfer build demo --quant none --dtype fp32 -o build/demo-fp32.ark
-	$(BIN)/arkinfer run build/demo.ark "What does the module heapq do?"
-	$(BIN)/arkinfer bench build/demo.ark --quick
-	$(BIN)/arkinfer eval build/demo.ark build/demo-fp32.ark --text arkinfer/demo/heldout.txt
+	@mkdir -p build
+	$(call arkinfer,build demo --quant int4 -o build/demo.ark)
+	$(call arkinfer,build demo --quant none --dtype fp32 -o build/demo-fp32.ark)
+	$(call arkinfer,run build/demo.ark "$(QUESTION)" --no-think --max-new-tokens 160 --stats)
+	$(call arkinfer,bench build/demo.ark --quick)
+	$(call arkinfer,eval build/demo.ark build/demo-fp32.ark --text arkinfer/demo/heldout.txt)
+	@ls -l build/demo.ark build/demo-fp32.ark | \
+	  awk '{ printf "%s%s %.1f MB", NR == 1 ? "\nsize     " : ", ", $$NF, $$5 / 1e6 } END { print "" }'
+	@echo 'next     . $(BIN)/activate; arkinfer run build/demo.ark   (a chat; Ctrl-D ends it)'
 
-test: lint types imports pytest  ## lint, types, import contracts, tests
+test: lint types imports pytest  ## lint, types, import contracts, tests; minutes
 
 test-all: test pytest-slow  ## the same and the slow suites
 
