@@ -99,6 +99,8 @@ def cache_scales(
     Raises:
         UsageError: no token to calibrate on.
     """
+    from threadpoolctl import threadpool_limits
+
     if not tokens:
         raise UsageError(
             "There is no text to calibrate the int8 cache on",
@@ -112,7 +114,8 @@ def cache_scales(
     for cache in caches:
         inputs[cache.name] = np.zeros((0, *cast("tuple[int, ...]", cache.type.shape[1:])), "f4")
     tables = {n.weights[0].name for n in step.nodes if n.op == "nn.embedding"}
-    outputs = ir.run_function(step, inputs, _FewRows(store, tables, ids))
+    with threadpool_limits(limits=1, user_api="blas"):  # more add in another order: other bytes
+        outputs = ir.run_function(step, inputs, _FewRows(store, tables, ids))
     scales: dict[str, npt.NDArray[np.float32]] = {}
     for name, value in zip(step.output_names, step.outputs, strict=True):
         high = _largest(outputs[name], rotated=_is_rotated(value))
