@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from arkinfer.errors import DeviceError
 from tests.backends.expectations import QUICK, REFUSED
 from tests.backends.lab import Lab, executors
 
@@ -37,13 +36,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 def backend(request: pytest.FixtureRequest, lab: Lab) -> str:
     """A backend whose libraries are here, on both halves; else the test says what is missing."""
     name: str = request.param
-    try:
-        lab.compiler(name)
-        lab.executor(name)
-    except DeviceError as missing:
-        pytest.skip(str(missing))
-    except ImportError as missing:
-        if (missing.name or "").startswith(("arkinfer", "tests")):
-            raise
-        pytest.skip(f"{name} needs the package {missing.name}")
+    missing = lab.missing(name)
+    if missing is not None:
+        pytest.skip(missing)
     return name

@@ -56,10 +56,8 @@ REFUSED: dict[str, set[str]] = {
 
 QUICK = {
     "tvm": {
-        "nn.linear bfloat16", "nn.embedding unscaled, nn.add unscaled", "nn.rope long factors",
-        "attn.dense group 3 of 2", "attn.dense head 128", "quant.linear int4-g32",
-        "quant.linear int4-g128-asym", "quant.linear int8-row", "quant.linear int4-g32-actorder",
-        "quant.embedding int4-g32", "attn.dense int8, group 8", "three layers",
+        "nn.rope given factor", "attn.dense group 3 of 2", "quant.linear int4-g128-asym",
+        "quant.linear int4-g32-actorder", "attn.dense int8, group 8", "three layers",
         "three layers int4", "llama int8",
     },
 }  # fmt: skip

@@ -24,6 +24,7 @@ from arkinfer.compiler.calibrate import cache_scales
 from arkinfer.compiler.prepare import Lowered, legalize
 from arkinfer.compiler.section import SectionWriter
 from arkinfer.compiler.weights import WeightStore
+from arkinfer.errors import DeviceError
 from arkinfer.models.config import ModelConfig, parse_config
 from arkinfer.packing import QuantizedTensor, Scheme, encode, parse_scheme
 from arkinfer.passes.quantize_cache import PREFIX, QuantizeCache
@@ -203,6 +204,19 @@ class Lab:
 
     def executor(self, backend: str) -> Executor:
         return EntryPoint(backend, executors()[backend], registry.GROUP).load()()
+
+    def missing(self, backend: str) -> str | None:
+        """Which library a backend lacks here, on either half; None: it has all."""
+        try:
+            self.compiler(backend)
+            self.executor(backend)
+        except DeviceError as error:
+            return str(error)
+        except ImportError as error:
+            if (error.name or "").startswith(("arkinfer", "tests")):
+                raise
+            return f"{backend} needs the package {error.name}"
+        return None
 
     def lowered(self, backend: str, model: Model) -> Lowered:
         """The model as the backend wants it.
