@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 
@@ -237,8 +240,28 @@ def test_a_shared_table_is_stored_once(saved: Callable[..., Path]) -> None:
     assert sorted(users) == ["Gather", "Transpose"]
 
 
+def test_an_unzipped_artifact_is_all_that_another_tool_needs(lab: Lab, tmp_path: Path) -> None:
+    with zipfile.ZipFile(lab.path("tensorrt", WHOLE)) as archive:
+        archive.extractall(tmp_path)
+    path = shutil.copy(tmp_path / "backends/tensorrt/network.onnx", tmp_path)
+    onnx.checker.check_model(str(path), full_check=True)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    feeds: dict[str, Any] = {
+        "tokens": np.array([[3]]),
+        "rows": np.array([0]),
+        "positions": np.array([[0]]),
+        "length": np.array([0]),
+    }
+    for value in session.get_inputs():
+        if value.name not in feeds:
+            feeds[value.name] = np.zeros(value.shape, np.float16)
+    (logits,) = session.run(["logits"], feeds)
+    assert error(logits[0], lab.answer(WHOLE, np.array([3]))) < 0.01
+
+
 def test_external_data_are_the_entries_of_the_file(lab: Lab) -> None:
-    """`unzip model.ark` and the network beside it is all that another tool needs."""
     with open_artifact(lab.path("tensorrt", WHOLE)) as artifact:
         section = artifact.sections["tensorrt"]
         raw = onnx.load_from_string(artifact.read(section.config["network"]))
