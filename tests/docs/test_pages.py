@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -14,9 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from arkinfer import plan
 from arkinfer.cli import COMMANDS
+from arkinfer.errors import UnsupportedError
 from arkinfer.packing import parse_scheme, part_specs
 from arkinfer.quant import parse_quant
+from arkinfer.testing import preset
 from tests.docs.pages import (
     EXECUTED,
     NEEDS_THE_HUB,
@@ -145,6 +149,32 @@ def test_outputs_are_compared_line_by_line():
     assert steps(Block("", "console", "$ a b  # why\nout\n\n$ c\n")) == [
         Step("a b", "out\n\n"), Step("c", ""),
     ]  # fmt: skip
+
+
+def support_table() -> list[tuple[str, str, str]]:
+    """(options, backend, claim) of the README's table of what works where."""
+    page = (ROOT / "README.md").read_text("utf-8")
+    lines = page.split("| backend | ")[1].split("\n\n")[0].splitlines()
+    backends = re.findall(r"`(\w+)`", lines[0])
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[3:]]
+    return [
+        (options.strip("`"), backend, claim)
+        for options, *claims in rows
+        for backend, claim in zip(backends, claims, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("options", "backend", "claim"), support_table())
+def test_what_works_where(tmp_path: Path, options: str, backend: str, claim: str):
+    (tmp_path / "config.json").write_text(json.dumps(preset("minicpm4-0.5b", num_hidden_layers=1)))
+    words = options.replace("--", "").split()
+    wanted = dict(zip(words[::2], words[1::2], strict=True))
+    target = "jetson-orin" if backend == "tensorrt" else "cpu"
+    try:
+        found = "slow" if plan(tmp_path, target, backend=backend, **wanted).slow else "yes"
+    except UnsupportedError:
+        found = "no"
+    assert found == claim
 
 
 def test_the_tables_of_the_quantization_page_are_those_of_the_code():
