@@ -9,6 +9,7 @@ from arkinfer.errors import DeviceError, InternalError, UsageError, nearest
 
 GROUP = "arkinfer.compilers"
 
+
 def compilers() -> dict[str, EntryPoint]:
     """Every compiler that is installed, by name.
 
