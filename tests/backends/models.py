@@ -83,4 +83,7 @@ WHOLE = [
     Model("llama int8", LLAMA, linear="int8-row", embedding="int8-row", dtype="bfloat16"),
 ]
 
+DEEP = Model("deep", {"max_position_embeddings": 512, "vocab_size": 61}, context=400, chunk=160)
+"""Tokens enough for kernels to go over their caches in several blocks."""
+
 MODELS = {m.name: m for m in (*DENSE, *QUANT_LINEAR, *QUANT_EMBEDDING, *CACHED, *WHOLE)}

@@ -10,7 +10,7 @@ from arkinfer.backend import compilers
 from arkinfer.errors import UnsupportedError
 from tests.backends.expectations import REFUSED, TOLERANCES
 from tests.backends.lab import Lab, error, executors
-from tests.backends.models import MODELS
+from tests.backends.models import DEEP, MODELS
 
 
 @pytest.mark.parametrize("shown", MODELS)
@@ -36,6 +36,14 @@ def test_logits(backend: str, name: str, lab: Lab) -> None:
     quantized = model.linear or model.embedding
     got = error(np.concatenate(parts), lab.answer(model, tokens))
     assert got < (allowed.quantized if quantized else allowed.dense)
+
+
+def test_logits_at_depth(backend: str, lab: Lab) -> None:
+    tokens = DEEP.tokens(377)
+    state = lab.executable(backend, DEEP).new_state(400)
+    bounds = ((0, 160), (160, 320), (320, 375), (375, 376), (376, 377))
+    parts = [state.step(tokens[a:b], rows="all").logits for a, b in bounds]
+    assert error(np.concatenate(parts), lab.answer(DEEP, tokens)) < TOLERANCES[backend].dense
 
 
 def test_every_op_of_a_legal_module_is_shown() -> None:
