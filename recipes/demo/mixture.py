@@ -31,8 +31,8 @@ RETRIEVED_WEIGHT = 0.5
 DIGIT_WEIGHT = 4.0
 COPYING_UNTIL = 0.42
 """Until this share of the training, exercises in copying are frequent: retrieval needs it."""
-SHARES = {"callable": 0.32, "module": 0.26, "term": 0.12, "attribute": 0.14, "signature": 0.08,
-          "reverse": 0.08}  # fmt: skip
+SHARES = {"callable": 0.46, "module": 0.24, "term": 0.12, "attribute": 0.08, "signature": 0.06,
+          "reverse": 0.04}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def lengths(progress: float) -> tuple[tuple[int, float], ...]:
 
 def fame(facts: Sequence[Fact]) -> npt.NDArray[np.float64]:
     """How often each fact is asked for: what everybody uses more often, as people do."""
-    often = {"callable": 30.0, "signature": 15.0, "attribute": 30.0, "module": 3.0, "term": 3.0}
+    often = {"callable": 150.0, "signature": 60.0, "attribute": 60.0, "module": 3.0, "term": 3.0}
     weights = np.array([often.get(f.kind, 1.0) if f.name in COMMON else 1.0 for f in facts])
     return weights / max(1.0, weights.sum())
 
@@ -77,7 +77,7 @@ def shares(progress: float, length: int) -> tuple[float, float, float, float]:
     if progress < COPYING_UNTIL:
         return (0.55, 0.2, 0.2, 0.05)
     if length <= 1024:
-        return (0.3, 0.46, 0.22, 0.02)
+        return (0.3, 0.46, 0.22, 0.02) if progress < 0.88 else (0.2, 0.6, 0.18, 0.02)
     return (0.3, 0.0, 0.7, 0.0)
 
 
