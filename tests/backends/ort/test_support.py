@@ -102,6 +102,28 @@ def test_attention():
     assert attention().level == "fast"
 
 
+def test_int8_caches_are_slow_in_prefill():
+    builder = ir.Builder(ir.infer_types)
+    caches = [Value(CacheType("i8", (dim("S"), 1, 64)), name) for name in ("k0", "v0")]
+    scales = [Weight(name, TensorType("f32", (1, 64))) for name in ("k", "v")]
+    heads = builder.add("tensor.reshape", rows(64), shape=(dim("T"), 1, 64))
+    fresh = [
+        builder.add("cache.append", cache, heads, scale)
+        for cache, scale in zip(caches, scales, strict=True)
+    ]
+    builder.add("attn.dense", heads, *fresh, *scales, scale=0.125)
+    builder.add("attn.dense", heads, *fresh, *scales[::-1], scale=0.125)
+    right, swapped = (
+        OnnxRuntimeCompiler().supports(node, load_target("cpu")) for node in builder.nodes[-2:]
+    )
+    assert right.level == "slow"
+    assert right.reason.startswith("long prompts take 2 to 3 times as long over int8 caches")
+    assert (swapped.level, swapped.reason) == (
+        "no",
+        "it writes its caches with other scales than it reads them",
+    )
+
+
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
