@@ -164,6 +164,12 @@ def build(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def write_section() -> Callable[[ir.Module, Any, Path], Path]:
+    """write_section(module, store, path) -> the path of an artifact."""
+    return write
+
+
+@pytest.fixture
 def load() -> Iterator[Callable[..., OnnxRuntimeExecutable]]:
     """load(path, threads) -> an executable, closed after the test."""
     opened: list[Any] = []
