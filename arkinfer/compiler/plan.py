@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arkinfer import ir
+from arkinfer.compiler.calibrate import TOKENS
 from arkinfer.compiler.prepare import (
     BuildOptions,
     Lowered,
@@ -48,6 +49,9 @@ TRACE_SECONDS = (3.0, 0.25)
 
 READ, WRITE = 0.6e9, 0.5e9
 """Bytes per second that a build reads from the checkpoint, and hashes and writes; common disks."""
+
+MULTIPLICATIONS = 15e9
+"""Per second, in float32 on the one thread that calibrates, where `_slowness` is 1."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,7 @@ def plan(
     weight_bytes = sum(entries[name] for name in sections[0].own)
     memory = options.target.total_memory()
     base = RUNTIME_BASE + int(weight_bytes * 1.05)
+    more_bytes, more_seconds = _calibration(module) if options.kv == "int8" else (0, 0.0)
     return Plan(
         model=checkpoint.name,
         target=options.target.name,
@@ -149,8 +154,10 @@ def plan(
         kv_bytes=per_token * length,
         kv_bytes_per_token=per_token,
         run_bytes=base + per_token * length,
-        build_bytes=BUILD_BASE + BUILD_PER_LAYER * config.num_hidden_layers + _block_bytes(lowered),
-        build_seconds=_seconds(lowered, config),
+        build_bytes=BUILD_BASE
+        + BUILD_PER_LAYER * config.num_hidden_layers
+        + max(_block_bytes(lowered), more_bytes),
+        build_seconds=round(_seconds(lowered, config) + more_seconds, 1),
         largest_context=max(
             0, min(config.max_position_embeddings, (memory - base) // max(per_token, 1))
         ),
@@ -258,7 +265,15 @@ def _seconds(lowered: list[Lowered], config: ModelConfig) -> float:
                 rates[scheme] = _rate(scheme)
             seconds += count / rates[scheme]
         seconds += 2 * count / READ + nbytes(weight) / WRITE
-    return round(seconds, 1)
+    return seconds
+
+
+def _calibration(module: ir.Module) -> tuple[int, float]:
+    """Bytes and seconds of a pass over the built-in text: matrices come one by one, widened."""
+    linears = [w for n in module.nodes() if n.op.endswith(".linear") for w in n.weights]
+    counts = [rows_of(w) * elements_per_row(w) for w in linears[:-1]]  # the last is the head
+    seconds = sum(counts) * (2 / READ + TOKENS / MULTIPLICATIONS * _slowness())
+    return 8 * max(counts), seconds
 
 
 def _slowness() -> float:
