@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
-SPIN = 100
+SPIN = 50
 """Microseconds for which a thread without work waits actively; ONNX Runtime 1.26 and later.
 
-Their default is tens of milliseconds. Measured on two cores with a 0.5B model: alone on the
-machine, a token takes 6.9 ms with the default, 7.0 with 100, 7.3 with 20 and 8 with none; among
-seven other busy processes 66, 30, 26 and 34 ms.
+The default is tens of milliseconds. Measured with a 0.5B model on two cores: alone on the machine,
+a token takes the same time with 20, 50, 100 and the default, and 15 % more with none; at a load of
+eight it takes 54, 61, 65 and 98 ms. Slower cores need longer for the ops that use one thread only,
+so that the shortest time would put the others to sleep in between.
 """
 
 
