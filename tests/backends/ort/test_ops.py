@@ -177,6 +177,6 @@ def test_an_op_outside_of_its_pattern_is_refused_by_its_path(scratch, build):
     with pytest.raises(UnsupportedError) as caught:
         build(module, s.leaves)
     assert str(caught.value) == (
-        "the ONNX Runtime backend cannot place tensor.slice at here. "
+        "The ONNX Runtime backend cannot place tensor.slice at here. "
         "its result is used outside of an attention. Choose another backend for this model."
     )
