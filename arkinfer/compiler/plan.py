@@ -38,7 +38,7 @@ MIB = 1 << 20
 RUNTIME_BASE = 110 * MIB
 """Resident memory of the runner with an empty model: Python, numpy, the runtime's library."""
 
-BUILD_BASE = 300 * MIB
+BUILD_BASE = 320 * MIB
 """Resident memory of a build before any weight: Python, torch, and what tracing needs at once."""
 
 BUILD_PER_LAYER = 3 * MIB
