@@ -30,7 +30,7 @@ from recipes.demo.questions import HELD_OUT_PHRASINGS, PHRASINGS, Fact, all_fact
 FIXED_QUESTIONS = (
     "In a few words, what is the json module good for?",
     "Can you describe what a generator is?",
-    "What happens when I call os.path.join?",
+    "Could you describe what the random module offers?",
 )
 LENGTHS = (512, 1024, 2048, 4096, 8000)
 
