@@ -29,9 +29,9 @@ DEMO = (
 )  # fmt: skip
 
 QUESTIONS = {
-    "In a few words, what is the heapq module good for?": r"heap|priorit",
-    "Could you describe what the json module offers?": r"JSON|encod",
-    "Can you describe what a generator is?": r"iterat|yield|function",
+    "In a few words, what is the json module good for?": r"JSON.*encod",
+    "Can you describe what a generator is?": r"generator iterator|function",
+    "What happens when I call os.path.join?": r"path",
 }
 """Held-out phrasings (recipes/demo/questions.py), and what an answer on topic contains."""
 
