@@ -29,7 +29,7 @@ demo: $(SETUP)  ## build the demo model to int4 for this machine, stream an answ
 	@mkdir -p build
 	$(call arkinfer,build demo --quant int4 -o build/demo.ark)
 	$(call arkinfer,build demo --quant none --dtype fp32 -o build/demo-fp32.ark)
-	$(call arkinfer,run build/demo.ark "$(QUESTION)" --no-think --max-new-tokens 160 --stats)
+	$(call arkinfer,run build/demo.ark "$(QUESTION)" --no-think --temperature 0 --max-new-tokens 160 --stats)
 	$(call arkinfer,bench build/demo.ark --quick)
 	$(call arkinfer,eval build/demo.ark build/demo-fp32.ark --text arkinfer/demo/heldout.txt)
 	@ls -l build/demo.ark build/demo-fp32.ark | \
