@@ -56,8 +56,10 @@ def export(model: nn.Module, config: ModelConfig) -> ExportedProgram:
     """
     meta = torch.device("meta")
     size = (_SEEN, config.num_key_value_heads, config.head_dim)
-    pair = lambda: (torch.empty(size, device=meta), torch.empty(size, device=meta))  # noqa: E731
-    past = [pair() for _ in range(config.num_hidden_layers)]
+    past = [
+        (torch.empty(size, device=meta), torch.empty(size, device=meta))
+        for _ in range(config.num_hidden_layers)
+    ]
     tokens = torch.zeros(_TOKENS, dtype=torch.int64, device=meta)
     rows = torch.zeros(_ROWS, dtype=torch.int64, device=meta)
     free = {0: Dim.AUTO}
