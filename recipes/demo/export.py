@@ -70,6 +70,7 @@ def write_checkpoint(
         if not (name == "lm_head.weight" and config["tie_word_embeddings"])
     }
     save_file(kept, folder / "model.safetensors.part", metadata={"format": "pt"})
+    os.chmod(folder / "model.safetensors.part", 0o644)  # save_file makes it private
     os.replace(folder / "model.safetensors.part", folder / "model.safetensors")
     _write(folder / "config.json", config)
     _write(folder / "generation_config.json", GENERATION)
