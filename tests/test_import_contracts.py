@@ -27,6 +27,7 @@ BREACHES = {
     "core": ("arkinfer/passes/fuse_add.py", "import arkinfer.frontend.trace"),
     "frontend": ("arkinfer/frontend/leaves.py", "import transformers"),
     "backend": ("arkinfer/backend/placement.py", "import arkinfer.runtime.stop"),
+    "report": ("arkinfer/report/files.py", "import arkinfer.cli.table"),
     "testing": ("arkinfer/cli/bench.py", "from arkinfer.testing import make_checkpoint"),
 }
 """Contract -> (file, what is added to it)."""
