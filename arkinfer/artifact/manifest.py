@@ -24,6 +24,8 @@ FEATURES: frozenset[str] = frozenset()
 
 WEIGHTS = "weights/"
 BACKENDS = "backends/"
+SECTION_IR = "module.ir"
+"""The file of each section that holds the text of the IR which it was compiled from."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class Section:
     config: dict[str, Any]
     requires: dict[str, str]
     tensors: tuple[str, ...]
+
+    @property
+    def ir(self) -> str:
+        """The entry that holds the IR which the section was compiled from."""
+        return f"{BACKENDS}{self.backend}/{SECTION_IR}"
 
 
 class ModelFacts(TypedDict):

@@ -103,6 +103,9 @@ class Compiler(Protocol):
         Module attributes: `context` (tokens), `chunk` (the most tokens of one step),
         `vocab_size`. The function is `step(tokens, rows, k0, v0, …) -> logits, k0, v0, …`.
 
+        The section's file `arkinfer.artifact.SECTION_IR` is the module's text as it was given:
+        `verify`, `align` and `profile` name ops by it.
+
         Raises:
             UnsupportedError: the module as a whole cannot be lowered; says why.
             DeviceError: a tool that the target needs is missing here; says how to get it.

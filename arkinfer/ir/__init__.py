@@ -12,10 +12,10 @@ from arkinfer.ir.core import (
     Value,
     Weight,
 )
-from arkinfer.ir.interp import RandomWeights, WeightStore, random_inputs, run_function
+from arkinfer.ir.interp import Observer, RandomWeights, WeightStore, random_inputs, run_function
 from arkinfer.ir.ops import OPS, infer_types, op_class
 from arkinfer.ir.parse import parse_module
-from arkinfer.ir.text import print_function, print_module, print_node
+from arkinfer.ir.text import print_function, print_module, print_node, value_names
 from arkinfer.ir.types import (
     DTYPES,
     CacheType,
@@ -40,6 +40,7 @@ __all__ = [
     "Function",
     "Module",
     "Node",
+    "Observer",
     "Operand",
     "QuantizedType",
     "RandomWeights",
@@ -60,5 +61,6 @@ __all__ = [
     "print_node",
     "random_inputs",
     "run_function",
+    "value_names",
     "verify_module",
 ]

@@ -8,8 +8,9 @@ refuse, in the same words.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,10 @@ FloatArray: TypeAlias = npt.NDArray[np.float32]
 Rows: TypeAlias = Literal["last", "all", "none"]
 """Which rows of a step's tokens want logits."""
 
+Observer: TypeAlias = Callable[[str, npt.NDArray[Any]], object]
+"""Called with the name of a value of the section's IR, and what it was in a step. Names are those
+of its text: of inputs their own, of results "0", "1", … in order (`arkinfer.ir.value_names`)."""
+
 
 @dataclass(frozen=True)
 class LoadOptions:
@@ -31,9 +36,12 @@ class LoadOptions:
 
     Attributes:
         threads: worker threads; None: what the executor finds best for this machine.
+        observe: also prepare what the features "values" and "times" need. It may take more memory
+            and make steps slower, so it is for tools that look at a model, not for running it.
     """
 
     threads: int | None = None
+    observe: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,49 @@ class State(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class OpTime:
+    """What one kernel took in a step.
+
+    Attributes:
+        kernel: as the runtime calls it.
+        values: names of the IR values that it computes, several where it does several ops.
+        seconds: wall-clock time.
+    """
+
+    kernel: str
+    values: tuple[str, ...]
+    seconds: float
+
+
+class Observed(State, Protocol):
+    """A state of an executable with the feature "values"."""
+
+    def observe(self, tokens: IntArray, observer: Observer, *, rows: Rows = "all") -> StepOutput:
+        """A step that shows what its ops gave.
+
+        `observer` gets each value of `module.ir` that the backend has at some time in memory, in
+        order of execution: float32, or as a cache stores it, in the IR type's shape; a value that
+        is computed for the wanted rows alone has these. The array is the observer's to keep.
+
+        Raises:
+            UsageError, DeviceError: as `State.step`.
+        """
+        ...
+
+
+class Timed(State, Protocol):
+    """A state of an executable with the feature "times"."""
+
+    def profile(self, tokens: IntArray, *, rows: Rows = "last") -> list[OpTime]:
+        """A step that says what each of its kernels took, in order of execution.
+
+        Raises:
+            UsageError, DeviceError: as `State.step`.
+        """
+        ...
+
+
 class Executable(Protocol):
     """The weights, loaded once and shared by all states."""
 
@@ -100,7 +151,8 @@ class Executable(Protocol):
 
     @property
     def features(self) -> frozenset[str]:
-        """What it can do beyond this contract ("taps", "tree", "persist"); absent: undeclared."""
+        """What it can do beyond this contract ("taps", "tree", "persist"; opened to be observed,
+        "values" and "times"); absent: undeclared."""
         ...
 
     def new_state(self, context: int) -> State:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import cast
 
 from arkinfer import ir
+from arkinfer.artifact import SECTION_IR
 from arkinfer.backend import SectionWriter, Support
 from arkinfer.errors import UnsupportedError
 from arkinfer.targets import Target
@@ -38,6 +39,7 @@ class OnnxRuntimeCompiler:
                 where = f" at {node.loc}" if node.loc else ""
                 raise UnsupportedError(f"ONNX Runtime cannot run {node.op}{where}", found.reason)
         facts = {name: cast(int, module.attributes[name]) for name in FACTS}
+        out.file(SECTION_IR, ir.print_module(module).encode())
         initializers = Initializers(out)
         lowering = Lowering(module.functions["step"], facts["context"], initializers)
         lowering.run()
@@ -45,6 +47,7 @@ class OnnxRuntimeCompiler:
         config = {
             **facts,
             "model": model,
+            "values": out.file("values.json", lowering.places().to_json()),
             "caches": lowering.caches,
             "initializers": list(initializers.entries.values()),
         }

@@ -6,7 +6,7 @@ Knows neither the compiler nor the onnx package: it adds the list of weights to 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +14,11 @@ import numpy as np
 from arkinfer.artifact import Artifact, Section
 from arkinfer.errors import ArkError, ArtifactError, DeviceError
 from arkinfer.runtime.contract import LoadOptions, check_context, closed
+from arkinfer_ort import observe
+from arkinfer_ort.places import Places
 from arkinfer_ort.state import Cache, OnnxRuntimeState
 from arkinfer_ort.versions import check_requirements
-from arkinfer_ort.wire import ExternalTensor, with_initializers
+from arkinfer_ort.wire import ExternalTensor, with_initializers, with_outputs
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -56,6 +58,9 @@ class OnnxRuntimeExecutor:
             folder, location = os.path.split(os.path.realpath(artifact.path))
             tensors = _external(artifact, config["initializers"], location)
             model = with_initializers(artifact.read(config["model"]), tensors)
+            places = _places(artifact, config) if options.observe else None
+            if places is not None:
+                model = with_outputs(model, observe.extra_outputs(places))
             caches = tuple(
                 Cache(c["name"], c["heads"], c["size"], np.dtype(c["dtype"]))
                 for c in config["caches"]
@@ -68,7 +73,13 @@ class OnnxRuntimeExecutor:
                 "Build the artifact again",
             ) from error
         session = _session(model, folder, options.threads or physical_cores())
-        return OnnxRuntimeExecutable(session, caches, *facts)
+        return OnnxRuntimeExecutable(session, caches, *facts, places=places)
+
+
+def _places(artifact: Artifact, config: Mapping[str, Any]) -> Places | None:
+    """None: the artifact is older than this list."""
+    entry = config.get("values")
+    return None if entry is None else Places.from_json(artifact.read(entry))
 
 
 def _external(
@@ -117,10 +128,8 @@ class OnnxRuntimeExecutable:
         vocab_size: columns of the logits.
         max_context: the longest sequence, in tokens.
         chunk: the most tokens of one step.
-        features: none beyond the contract.
+        features: "values" when it was opened to be observed.
     """
-
-    features: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -129,12 +138,15 @@ class OnnxRuntimeExecutable:
         vocab_size: int,
         max_context: int,
         chunk: int,
+        places: Places | None = None,
     ) -> None:
         self._session: onnxruntime.InferenceSession | None = session
         self.caches = caches
         self.vocab_size = vocab_size
         self.max_context = max_context
         self.chunk = chunk
+        self.places = places
+        self.features: frozenset[str] = frozenset({"values"} if places is not None else ())
 
     @property
     def session(self) -> onnxruntime.InferenceSession:
@@ -151,6 +163,8 @@ class OnnxRuntimeExecutable:
         """
         session = self.session
         check_context(self, context)
+        if self.places is not None:
+            return observe.ObservedState(self, session, context, self.places)
         return OnnxRuntimeState(self, session, context)
 
     def close(self) -> None:

@@ -67,6 +67,15 @@ class Graph:
         self._nodes.append(node)
         return named
 
+    @property
+    def size(self) -> int:
+        """Nodes so far."""
+        return len(self._nodes)
+
+    def node_names(self, start: int) -> list[str]:
+        """Names of the nodes from the `start`-th on."""
+        return [node.name for node in self._nodes[start:]]
+
     def rename(self, old: str, new: str) -> None:
         """Gives a value another name, wherever it is made and used."""
         for node in self._nodes:

@@ -17,6 +17,7 @@ from arkinfer.ir import DTYPES, CacheType, Node, TensorType, Value
 from arkinfer_ort.attention import Attention, NoMatch, match_attention
 from arkinfer_ort.graph import Graph
 from arkinfer_ort.initializers import Initializers, Matrix
+from arkinfer_ort.places import Place, Places
 
 ROW_BY_ROW = frozenset(
     {"nn.add", "nn.linear", "nn.rms_norm", "nn.silu_mul", "quant.linear", "tensor.reshape"}
@@ -56,6 +57,7 @@ class Lowering:
         self._names: dict[Value, str] = {}
         self._gathered: dict[Value, str] = {}
         self._widened: dict[str, str] = {}
+        self._kernels: dict[str, list[Value]] = {}
         self._users = function.users()
         self._inputs = {value.name: value for value in function.inputs}
         self._few = self._needed_at_rows()
@@ -70,8 +72,43 @@ class Lowering:
         for node in self._function.nodes:
             emit = _EMITTERS.get(node.op)
             if emit is not None:
+                inner, named, size = self._inside(node), set(self._names), self.graph.size
                 emit(self, node)
+                computed = [*inner, *(value for value in self._names if value not in named)]
+                self._kernels |= dict.fromkeys(self.graph.node_names(size), computed)
         self._declare_outputs()
+
+    def _inside(self, node: Node) -> list[Value]:
+        """The values behind a node's operands that have no place in the graph: its own kernel
+        computes them. Those that `run` names later, the kernel gives as well."""
+        found: dict[Value, None] = {}
+        waiting = list(node.values)
+        while waiting:
+            value = waiting.pop()
+            if value not in self._names and value not in found and value.producer is not None:
+                found[value] = None
+                waiting += value.producer.values
+        return list(found)
+
+    def places(self) -> Places:
+        """Where the graph has the function's values; after `run`."""
+        names = ir.value_names(self._function)
+        shown = [
+            Place(
+                names[value],
+                self._names[value],
+                cast("tuple[int, ...]", value.type.shape[1:]),
+                isinstance(value.type, CacheType),
+            )
+            for node in self._function.nodes
+            for value in node.results
+            if value in self._names
+        ]
+        kernels = {
+            kernel: tuple(names[value] for value in dict.fromkeys(values))
+            for kernel, values in self._kernels.items()
+        }
+        return Places(tuple(shown), kernels)
 
     def _declare_inputs(self) -> None:
         for value in self._function.inputs:
@@ -108,6 +145,7 @@ class Lowering:
                 self.graph.output(f"present.{name}", _CACHES[value.type.dtype], dims)
             else:
                 self.graph.rename(self._name(value), name)
+                self._names[value] = name
                 width = cast(int, value.tensor.shape[-1])
                 self.graph.output(name, TensorProto.FLOAT, [1, "rows", width])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,7 @@ class OnnxRuntimeState:
             self.length += 1
             return StepOutput(logits)
         ids = check_tokens(executable, self, tokens, taps)
-        logits = self._run_many(session, ids, rows)
+        logits, _ = self._run_many(session, ids, rows)
         self.length += len(ids)
         return StepOutput(logits)
 
@@ -115,14 +116,23 @@ class OnnxRuntimeState:
         return logits[0]
 
     def _run_many(
-        self, session: onnxruntime.InferenceSession, ids: IntArray, rows: Rows
-    ) -> FloatArray:
+        self,
+        session: onnxruntime.InferenceSession,
+        ids: IntArray,
+        rows: Rows,
+        more: Sequence[str] = (),
+    ) -> tuple[FloatArray, list[npt.NDArray[Any]]]:
+        """The logits, and copies of the outputs `more`."""
         count, total = len(ids), self.length + len(ids)
         self._last[0], self._total[()] = total - 1, total
         wanted = np.arange({"last": count - 1, "all": 0, "none": count}[rows], count)
         logits = np.empty((1, len(wanted), self._executable.vocab_size), np.float32)
-        self._run(session, self._binding(session, ids[None], wanted, logits))
-        return logits[0]
+        binding = self._binding(session, ids[None], wanted, logits)
+        for name in more:
+            binding.bind_output(name)
+        self._run(session, binding)
+        found = binding.get_outputs()[-len(more) :] if more else []
+        return logits[0], [value.numpy() for value in found]
 
     def truncate(self, length: int) -> None:
         check_length(self, length)

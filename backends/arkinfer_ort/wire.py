@@ -1,4 +1,4 @@
-"""Adds external initializers to a serialized ONNX model, without the onnx package.
+"""Adds external initializers and outputs to a serialized ONNX model, without the onnx package.
 
 Protocol buffers merge by concatenation: a second `graph` field that holds only initializers adds
 them to the first one's. Field numbers are those of onnx.proto. Knows no artifact.
@@ -22,6 +22,8 @@ DATA_TYPES = {
 
 _MODEL_GRAPH = 7
 _GRAPH_INITIALIZER = 5
+_GRAPH_OUTPUT = 12
+_VALUE_NAME = 1
 _TENSOR_DIMS = 1
 _TENSOR_DATA_TYPE = 2
 _TENSOR_NAME = 8
@@ -61,6 +63,12 @@ def with_initializers(model: bytes, tensors: Iterable[ExternalTensor]) -> bytes:
         ValueError: a negative number.
     """
     graph = b"".join(_bytes(_GRAPH_INITIALIZER, _tensor(tensor)) for tensor in tensors)
+    return model + _bytes(_MODEL_GRAPH, graph)
+
+
+def with_outputs(model: bytes, names: Iterable[str]) -> bytes:
+    """The model with more of its values as outputs; ONNX Runtime infers their types."""
+    graph = b"".join(_bytes(_GRAPH_OUTPUT, _bytes(_VALUE_NAME, name.encode())) for name in names)
     return model + _bytes(_MODEL_GRAPH, graph)
 
 

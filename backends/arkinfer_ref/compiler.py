@@ -6,6 +6,7 @@ Knows no op and no kernel: whatever the IR can say, `executor.py` interprets.
 from __future__ import annotations
 
 from arkinfer import ir
+from arkinfer.artifact import SECTION_IR
 from arkinfer.backend import SectionWriter, Support
 from arkinfer.targets import Target
 
@@ -26,6 +27,6 @@ class ReferenceCompiler:
         Weights that only stand for the origin of others (`Derived.inputs`) stay behind.
         """
         used = {weight.name: weight for node in module.nodes() for weight in node.weights}
-        entry = out.file("module.ir", ir.print_module(module).encode())
+        entry = out.file(SECTION_IR, ir.print_module(module).encode())
         weights = {name: out.weight(weight) for name, weight in used.items()}
         out.configure({"ir": entry, "weights": weights}, requires={})

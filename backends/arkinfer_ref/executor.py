@@ -18,6 +18,7 @@ from arkinfer.packing import QuantizedTensor
 from arkinfer.runtime.contract import (
     IntArray,
     LoadOptions,
+    Observer,
     Rows,
     StepOutput,
     check_context,
@@ -44,7 +45,7 @@ class ReferenceExecutor:
             module = ir.parse_module(artifact.read(section.config["ir"]).decode())
             ir.verify_module(module)
             weights = _map_weights(artifact, module, section.config["weights"])
-            return ReferenceExecutable(module, MappedWeights(weights))
+            return ReferenceExecutable(module, MappedWeights(weights), options)
         except (InternalError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f'The section "{self.name}" of "{artifact.path}" cannot be read',
@@ -85,12 +86,14 @@ class ReferenceExecutable:
         vocab_size: columns of the logits.
         max_context: the longest sequence, in tokens.
         chunk: the most tokens of one step.
-        features: none beyond the contract.
+        features: "values" when it was opened to be observed.
     """
 
-    features: frozenset[str] = frozenset()
-
-    def __init__(self, module: ir.Module, weights: ir.WeightStore) -> None:
+    def __init__(
+        self, module: ir.Module, weights: ir.WeightStore, options: LoadOptions | None = None
+    ) -> None:
+        observed = options is not None and options.observe
+        self.features: frozenset[str] = frozenset({"values"} if observed else ())
         self.vocab_size = cast(int, module.attributes["vocab_size"])
         self.max_context = cast(int, module.attributes["context"])
         self.chunk = cast(int, module.attributes["chunk"])
@@ -133,13 +136,24 @@ class ReferenceState:
     def step(
         self, tokens: IntArray, *, rows: Rows = "last", taps: tuple[str, ...] = ()
     ) -> StepOutput:
+        return self._run(check_tokens(self._executable, self, tokens, taps), rows, None)
+
+    def observe(self, tokens: IntArray, observer: Observer, *, rows: Rows = "all") -> StepOutput:
+        """See `arkinfer.runtime.contract.Observed`."""
+        names = ir.value_names(self._executable.step)
+
+        def show(node: ir.Node, results: list[npt.NDArray[Any]]) -> None:
+            for value, result in zip(node.results, results, strict=True):
+                observer(names[value], result)
+
+        return self._run(check_tokens(self._executable, self, tokens), rows, show)
+
+    def _run(self, tokens: IntArray, rows: Rows, show: ir.Observer | None) -> StepOutput:
         executable = self._executable
-        weights = executable.weights
-        tokens = check_tokens(executable, self, tokens, taps)
         count = len(tokens)
         wanted = {"last": [count - 1], "all": range(count), "none": []}[rows]
         inputs = {"tokens": tokens, "rows": np.array(wanted, np.int64), **self._caches}
-        outputs = ir.run_function(executable.step, inputs, weights)
+        outputs = ir.run_function(executable.step, inputs, executable.weights, observe=show)
         self._caches = {name: outputs[name] for name in self._caches}
         return StepOutput(outputs["logits"])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import cast
 
 from arkinfer import ir
+from arkinfer.artifact import SECTION_IR
 from arkinfer.backend import SectionWriter, Support
 from arkinfer.errors import UnsupportedError
 from arkinfer.targets import Target
@@ -49,6 +50,7 @@ class TensorRTCompiler:
         context, chunk, vocabulary = (
             cast(int, module.attributes[name]) for name in ("context", "chunk", "vocab_size")
         )
+        out.file(SECTION_IR, ir.print_module(module).encode())
         graph = Graph()
         weights = Initializers(graph, out, self.dtype)
         lowering = Lowering(module.functions["step"], context, graph, weights, self.dtype)

@@ -9,14 +9,15 @@ import platform
 from typing import Any
 
 from arkinfer import ir
+from arkinfer.artifact import SECTION_IR
 from arkinfer.backend.contract import SectionWriter, Support
 from arkinfer.errors import DeviceError, UnsupportedError
 from arkinfer.targets import Target
 from arkinfer_tvm.cpu import LEVELS, Level, best_level, cpu_flags
-from arkinfer_tvm.program import INTERFACE
+from arkinfer_tvm.program import INTERFACE, seen_to_json
 from arkinfer_tvm.support import supports
 
-LIBRARY, PROGRAM = "libkernels.so", "program.json"
+LIBRARY, PROGRAM, VALUES = "libkernels.so", "program.json", "values.json"
 
 
 class TvmCompiler:
@@ -40,13 +41,16 @@ class TvmCompiler:
         chunk = _integer(module, "chunk")
         limits = {symbols["tokens"]: chunk, symbols["rows"]: chunk}
         table = KernelTable()
-        program = Lowering(function, limits, _scales, out.weight, table).program()
+        out.file(SECTION_IR, ir.print_module(module).encode())
+        lowering = Lowering(function, limits, _scales, out.weight, table)
+        program = lowering.program()
         level = level_for(target)
         library = build_library(table.names, target.arch, level)
         config: dict[str, Any] = {
             "interface": INTERFACE,
             "library": out.file(LIBRARY, library),
             "program": out.file(PROGRAM, program.to_json()),
+            "values": out.file(VALUES, seen_to_json(lowering.seen())),
             "platform": f"linux-{target.arch}",
             "isa": level.name,
             "cpu_flags": list(level.flags),

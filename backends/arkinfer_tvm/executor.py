@@ -18,6 +18,7 @@ from arkinfer.runtime.contract import (
     FloatArray,
     IntArray,
     LoadOptions,
+    Observer,
     Rows,
     StepOutput,
     check_context,
@@ -27,7 +28,7 @@ from arkinfer.runtime.contract import (
 )
 from arkinfer_tvm.cpu import cpu_flags, platform_name
 from arkinfer_tvm.library import Array, Bound, Library, aligned
-from arkinfer_tvm.program import INTERFACE, Program
+from arkinfer_tvm.program import INTERFACE, Program, Seen, seen_from_json
 
 if TYPE_CHECKING:
     from arkinfer.artifact import Artifact, Section
@@ -56,6 +57,7 @@ class TvmExecutor:
             program = Program.from_json(_read(artifact, config["program"]))
             names = sorted({str(o.key) for o in program.operands if o.kind == "weight"})
             weights = {name: artifact.tensor(name) for name in names}
+            seen = _seen(artifact, config) if options.observe else None
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f'The section "{self.name}" of "{artifact.path}" cannot be read',
@@ -66,10 +68,16 @@ class TvmExecutor:
         threads = options.threads or usable_cores()
         library = Library(code, f"libarkinfer-{digest[:16]}.so", threads)
         try:
-            return TvmExecutable(Bound(program, library, weights), library, config)
+            return TvmExecutable(Bound(program, library, weights), library, config, seen)
         except BaseException:
             library.close()
             raise
+
+
+def _seen(artifact: Artifact, config: Mapping[str, Any]) -> list[Seen] | None:
+    """Where values can be seen; None: the artifact is older than this list."""
+    entry = config.get("values")
+    return None if entry is None else seen_from_json(_read(artifact, entry))
 
 
 def usable_cores() -> int:
@@ -128,18 +136,24 @@ class TvmExecutable:
         vocab_size: columns of the logits.
         max_context: the longest sequence, in tokens.
         chunk: the most tokens of one step.
-        features: empty.
+        features: "values" when it was opened to be observed.
         threads: what steps run on.
     """
 
-    features: frozenset[str] = frozenset()
-
-    def __init__(self, bound: Bound, library: Library, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        bound: Bound,
+        library: Library,
+        config: Mapping[str, Any],
+        seen: list[Seen] | None = None,
+    ) -> None:
         self.vocab_size: int = config["vocab_size"]
         self.max_context: int = config["context"]
         self.chunk: int = config["chunk"]
         self.threads = library.threads
         self._symbols: dict[str, str] = config["symbols"]
+        self.features: frozenset[str] = frozenset({"values"} if seen is not None else ())
+        self._seen = seen or []
         self._bound = bound
         self._library = library
         self._turn = threading.Lock()
@@ -160,15 +174,38 @@ class TvmExecutable:
 
     def run(self, arguments: Array, tokens: Array, rows: Array, length: int) -> FloatArray:
         """Computes one step of a state that holds `length` tokens: logits [R, vocab_size]."""
-        logits = aligned((len(rows), self.vocab_size), np.float32)
-        names = self._symbols
-        symbols = {names[TOKENS]: len(tokens), names[ROWS]: len(rows), names["cached"]: length}
+        ports, symbols = self._ports(tokens, rows, length)
         with self._turn:
             if self._closed:
                 raise closed()
-            ports = ((TOKENS, tokens), (ROWS, rows), (LOGITS, logits))
-            self._bound.run(arguments, symbols, ports)
-        return cast(FloatArray, logits)
+            self._bound.run(arguments, symbols, ports.items())
+        return cast(FloatArray, ports[LOGITS])
+
+    def observe(
+        self,
+        arguments: Array,
+        caches: list[Array],
+        tokens: Array,
+        rows: Array,
+        length: int,
+        observer: Observer,
+    ) -> FloatArray:
+        """The same, and shows the values that its kernels leave in memory."""
+        ports, symbols = self._ports(tokens, rows, length)
+        with self._turn:
+            if self._closed:
+                raise closed()
+            self._bound.observe(arguments, symbols, ports, caches, self._seen, observer)
+        return cast(FloatArray, ports[LOGITS])
+
+    def _ports(
+        self, tokens: Array, rows: Array, length: int
+    ) -> tuple[dict[str, Array], dict[str, int]]:
+        """Inputs and outputs of a step, and the values of its symbols."""
+        logits = aligned((len(rows), self.vocab_size), np.float32)
+        names = self._symbols
+        symbols = {names[TOKENS]: len(tokens), names[ROWS]: len(rows), names["cached"]: length}
+        return {TOKENS: tokens, ROWS: rows, LOGITS: logits}, symbols
 
     def close(self) -> None:
         """Ends the threads, after the running step; may be called again."""
@@ -202,17 +239,33 @@ class TvmState:
     ) -> StepOutput:
         """Appends tokens; see `arkinfer.runtime.contract.State.step`."""
         ids = check_tokens(self._executable, self, tokens, taps)
-        count = len(ids)
-        given = aligned((count,), np.int64)
-        given[:] = ids
-        start = {"last": count - 1, "all": 0, "none": count}[rows]
-        wanted = aligned((count - start,), np.int64)
-        wanted[:] = np.arange(start, count)
+        given, wanted = _aligned_inputs(ids, rows)
         logits = self._executable.run(self._arguments, given, wanted, self._length)
-        self._length += count
+        self._length += len(ids)
+        return StepOutput(logits)
+
+    def observe(self, tokens: IntArray, observer: Observer, *, rows: Rows = "all") -> StepOutput:
+        """See `arkinfer.runtime.contract.Observed`."""
+        ids = check_tokens(self._executable, self, tokens)
+        given, wanted = _aligned_inputs(ids, rows)
+        logits = self._executable.observe(
+            self._arguments, self._caches, given, wanted, self._length, observer
+        )
+        self._length += len(ids)
         return StepOutput(logits)
 
     def truncate(self, length: int) -> None:
         """Forgets all but the first `length` tokens."""
         check_length(self, length)
         self._length = length
+
+
+def _aligned_inputs(ids: IntArray, rows: Rows) -> tuple[Array, Array]:
+    """The tokens, and the places of those that want logits, where kernels can read them."""
+    count = len(ids)
+    given = aligned((count,), np.int64)
+    given[:] = ids
+    start = {"last": count - 1, "all": 0, "none": count}[rows]
+    wanted = aligned((count - start,), np.int64)
+    wanted[:] = np.arange(start, count)
+    return given, wanted

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from arkinfer.errors import DeviceError, InternalError, ResourceError
-from arkinfer_tvm.program import Program
+from arkinfer.runtime.contract import Observer
+from arkinfer_tvm.program import Program, Seen
 
 ALIGNMENT = 64
 _POINTER = 4
@@ -172,15 +173,67 @@ class Bound:
         Raises:
             DeviceError: a kernel refused; says which.
         """
+        self._begin(arguments, symbols, ports)
+        self.run_calls(arguments, 0, len(self._calls))
+
+    def observe(
+        self,
+        arguments: Array,
+        symbols: Mapping[str, int],
+        ports: Mapping[str, Array],
+        caches: Sequence[Array],
+        seen: Sequence[Seen],
+        observer: Observer,
+    ) -> None:
+        """One step that stops wherever a value can be seen; see `run`."""
+        self._begin(arguments, symbols, ports.items())
+        done = 0
+        for value in seen:
+            if value.call > done:
+                self.run_calls(arguments, done, value.call)
+                done = value.call
+            observer(value.value, self._rows_of(value, ports, caches).copy())
+        self.run_calls(arguments, done, len(self._calls))
+
+    def _rows_of(self, value: Seen, ports: Mapping[str, Array], caches: Sequence[Array]) -> Array:
+        key, dtype = value.place.key, np.dtype(value.dtype)
+        if value.place.kind == "scratch":
+            flat = self._scratch[int(key) :]
+            flat = flat[: flat.size // dtype.itemsize * dtype.itemsize].view(dtype)
+        else:
+            array = ports[str(key)] if value.place.kind == "port" else caches[int(key)]
+            flat = array.reshape(-1)
+        count = int(self._dims[int(value.count.key)][0])
+        width = int(np.prod(value.row, dtype=np.int64))
+        if value.offset + max(count - 1, 0) * value.stride + width > flat.size:
+            raise InternalError(f"%{value.value} is said to lie outside of its array")
+        rows = np.lib.stride_tricks.as_strided(
+            flat[value.offset :],
+            (count, width),
+            (value.stride * dtype.itemsize, dtype.itemsize),
+        )
+        return rows.reshape(count, *value.row)
+
+    def _begin(
+        self, arguments: Array, symbols: Mapping[str, int], ports: Iterable[tuple[str, Array]]
+    ) -> None:
         for row, dim in zip(self._dims, self.program.dims, strict=True):
             row[0] = dim.value(symbols)
         for name, array in ports:
             arguments["value"][self._places.get(name, [])] = pointer(array)
-        failed = self._library.run(self._calls, arguments)
+
+    def run_calls(self, arguments: Array, first: int, last: int) -> None:
+        """Calls [first, last) of a step that has begun.
+
+        Raises:
+            DeviceError: a kernel refused; says which.
+        """
+        failed = self._library.run(self._calls[first:last], arguments) if last > first else 0
         if failed:
-            kernel = self.program.calls[failed - 1][0]
+            number = first + failed
+            kernel = self.program.calls[number - 1][0]
             raise DeviceError(
-                f'The kernel "{kernel}" failed in call {failed} of the step',
+                f'The kernel "{kernel}" failed in call {number} of the step',
                 self._library.message() or "It gave no reason",
                 "Build the artifact again on this machine",
             )

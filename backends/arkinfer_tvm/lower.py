@@ -14,7 +14,7 @@ from arkinfer import ir
 from arkinfer.errors import InternalError, UnsupportedError
 from arkinfer_tvm import kernels
 from arkinfer_tvm.kernels.quantized import Layout
-from arkinfer_tvm.program import Cache, Dimension, Operand, Program
+from arkinfer_tvm.program import Cache, Dimension, Operand, Program, Seen
 from arkinfer_tvm.scratch import Lifetime, place
 
 Scales = Callable[[ir.Weight], str]
@@ -82,6 +82,9 @@ class Lowering:
         self._buffers: list[_Buffer] = []
         self._dims: dict[Dimension, int] = {}
         self._calls: list[tuple[str, list[Operand]]] = []
+        self._places: dict[int, Operand] = {}
+        self._seen: list[Seen] = []
+        self._value_names = ir.value_names(function)
         self._arranged: dict[tuple[ir.Value, kernels.Kernel, str], Home] = {}
         named = zip(function.output_names, function.outputs, strict=True)
         self._ports = {v: name for name, v in named if not isinstance(v.type, ir.CacheType)}
@@ -111,6 +114,27 @@ class Lowering:
             if value in self._homes:
                 self._buffers[self._homes[value].buffer].last = len(self._calls)
         lower(node)
+        self._see(node.result)
+
+    def _see(self, value: ir.Value) -> None:
+        """Notes where a value is from now on, for those that look at a step."""
+        row = tuple(_fixed(d) for d in value.type.shape[1:])
+        if value in self._caches:
+            place, count = Operand("cache", self._caches[value]), value.type.shape[0]
+            width, offset = math.prod(row), 0
+            dtype = self._shapes[self._caches[value]].dtype
+        else:
+            home = self._homes[value]
+            place, count = Operand("scratch", home.buffer), home.count
+            width, offset = home.rows.stride, home.rows.offset
+            dtype = ir.DTYPES[home.dtype].name
+        name = self._value_names[value]
+        calls, rows = len(self._calls), self._count(count)
+        self._seen.append(Seen(name, calls, place, rows, row, width, offset, dtype))
+
+    def seen(self) -> list[Seen]:
+        """Where the function's values can be seen; after `program`."""
+        return [replace(each, place=self._place(each.place)) for each in self._seen]
 
     # --- the ops ---
 
@@ -293,18 +317,20 @@ class Lowering:
         inner = [i for i, b in enumerate(self._buffers) if not b.port]
         lifetimes = [Lifetime(b.size, b.first, b.last) for b in (self._buffers[i] for i in inner)]
         offsets, scratch = place(lifetimes)
-        places: dict[int, Operand] = {
-            i: Operand("scratch", at) for i, at in zip(inner, offsets, strict=True)
-        }
-        places |= {i: Operand("port", b.port) for i, b in enumerate(self._buffers) if b.port}
+        self._places = {i: Operand("scratch", at) for i, at in zip(inner, offsets, strict=True)}
+        self._places |= {i: Operand("port", b.port) for i, b in enumerate(self._buffers) if b.port}
         operands: dict[Operand, int] = {}
         calls: list[tuple[str, tuple[int, ...]]] = []
         for name, given in self._calls:
-            final = [places[int(o.key)] if o.kind == "scratch" else o for o in given]
+            final = [self._place(operand) for operand in given]
             calls.append((name, tuple(operands.setdefault(o, len(operands)) for o in final)))
         return Program(
             tuple(self._dims), tuple(operands), tuple(calls), tuple(self._shapes), scratch
         )
+
+    def _place(self, operand: Operand) -> Operand:
+        """Where the buffer is that an operand named by its number."""
+        return self._places[int(operand.key)] if operand.kind == "scratch" else operand
 
 
 def _fixed(d: ir.Dim) -> int:

@@ -1,4 +1,5 @@
-"""The form in which the compiler hands a step to the executor: a list of kernel calls, as JSON.
+"""The form in which the compiler hands a step to the executor: a list of kernel calls, as JSON,
+and a list of the places where values of the IR can be seen on the way.
 
 Shared by both halves; knows no IR, no TVM and no file.
 """
@@ -6,7 +7,7 @@ Shared by both halves; knows no IR, no TVM and no file.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -88,3 +89,43 @@ class Program:
             caches=tuple(Cache(**cache) for cache in facts["caches"]),
             scratch=facts["scratch"],
         )
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Where a value of the IR can be seen: rows of an array, from the end of a call on.
+
+    Attributes:
+        value: its name in the section's `module.ir`.
+        call: how many calls of the program must have run; a later one may overwrite it.
+        place: the operand where the array starts: scratch memory, a port or a cache.
+        count: the operand that says how many rows there are.
+        row: the IR type's shape without its first dim.
+        stride: elements from one row to the next.
+        offset: elements before the first row.
+        dtype: of the elements, as numpy names it.
+    """
+
+    value: str
+    call: int
+    place: Operand
+    count: Operand
+    row: tuple[int, ...]
+    stride: int
+    offset: int
+    dtype: str
+
+
+def seen_to_json(values: Sequence[Seen]) -> bytes:
+    """What `seen_from_json` reads."""
+    facts = [asdict(value) for value in values]
+    return json.dumps(facts, separators=(",", ":")).encode()
+
+
+def seen_from_json(data: bytes) -> list[Seen]:
+    """The inverse of `seen_to_json`."""
+    facts: list[dict[str, Any]] = json.loads(data)
+    for f in facts:
+        f["place"], f["count"] = Operand(**f["place"]), Operand(**f["count"])
+        f["row"] = tuple(f["row"])
+    return [Seen(**f) for f in facts]
