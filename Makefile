@@ -6,7 +6,7 @@ SETUP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 QUESTION ?= In a few words, what is the heapq module good for?
 
-.PHONY: help setup demo test test-all lint types imports pytest pytest-slow format clean
+.PHONY: help setup demo test test-all lint types imports pytest pytest-slow docs format clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,10 @@ pytest: $(SETUP)
 
 pytest-slow: $(SETUP)
 	$(BIN)/python -m pytest -m slow
+
+docs: $(SETUP)  ## the documentation site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo 'next     open build/site/index.html'
 
 format: $(SETUP)  ## format the code
 	$(BIN)/ruff check --fix .

@@ -1,71 +1,63 @@
-"""What README and docs show is what happens: their examples run, through the installed command."""
+"""What README and docs show is what happens: their blocks run, through the installed command."""
 
 from __future__ import annotations
 
 import ast
-import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from arkinfer import plan
-from arkinfer.cli import COMMANDS
-from arkinfer.errors import UnsupportedError
-from arkinfer.packing import parse_scheme, part_specs
-from arkinfer.quant import parse_quant
-from arkinfer.testing import preset
+from arkinfer.cli import COMMANDS as NAMES
 from tests.docs.pages import (
-    EXECUTED,
-    NEEDS_THE_HUB,
+    COMMANDS,
+    NEEDS,
+    OTHERS,
     PAGES,
     ROOT,
     Block,
     Step,
     agrees,
     blocks,
+    named,
     steps,
+    text_of,
 )
 
-QUICK = ("README.md", "troubleshooting.md")
+SLOW = ("docs/quantization.md", "docs/backends.md")
 EXAMPLES = [
-    pytest.param(page, marks=() if page.name in QUICK else pytest.mark.slow, id=page.name)
+    pytest.param(page, marks=pytest.mark.slow if named(page) in SLOW else (), id=named(page))
     for page in PAGES
-    if any(block.mark == EXECUTED for block in blocks(page))
+    if any(block.executed for block in blocks(page))
 ]
 
 
-def named(page: Path) -> str:
-    return page.relative_to(ROOT).as_posix()
-
-
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a command as a user would who activated this environment."""
+    """Runs a command as a user would who activated this environment and has nothing cached."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "HF_"))}
     return subprocess.run(
-        command, cwd=folder, env={**os.environ, "PATH": path, "TERM": "dumb"},
+        command, cwd=folder, env={**kept, "PATH": path, "TERM": "dumb", "HOME": str(folder)},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 
 
 def do(step: Step, folder: Path) -> None:
-    """Runs a command; one whose shown output is an error has to fail, all others not to."""
+    """Runs a command; one whose shown output has an error has to fail, all others not to."""
     result = run(["bash", "-c", step.command], folder)
-    said = f"$ {step.command}\n{result.stdout}{result.stderr}"
+    both = result.stdout + result.stderr
+    said = f"$ {step.command}\n{both}"
     assert "Traceback" not in result.stderr, said
-    if step.shown.startswith("error: "):
-        assert result.returncode != 0, said
-        assert agrees(step.shown, result.stderr), said
-    else:
-        assert result.returncode == 0, said
-        assert result.stdout.strip() or ">" in step.command, said
-        assert agrees(step.shown, result.stdout), said
+    assert (result.returncode != 0) == step.fails, said
+    assert both.strip() or ">" in step.command or not step.command.startswith("arkinfer "), said
+    assert agrees(step.shown, result.stdout) or agrees(step.shown, both), said
 
 
 @pytest.mark.parametrize("page", EXAMPLES)
@@ -73,33 +65,76 @@ def test_the_examples_run(page: Path, tmp_path: Path):
     """In one folder and in the order of the page, as its reader would."""
     shutil.copy(ROOT / "README.md", tmp_path)
     for block in blocks(page):
-        if block.mark != EXECUTED:
-            continue
-        if block.language == "python":
-            result = run([sys.executable, "-c", block.text], tmp_path)
-            assert result.returncode == 0, result.stderr
-            assert "print(" not in block.text or result.stdout.strip()
-        else:
-            assert block.language == "console", block
+        if block.file:
+            (tmp_path / block.file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / block.file).write_text(block.text, "utf-8")
+        elif block.executed and block.language == "console":
             for step in steps(block):
-                do(step, tmp_path)
+                if not step.sets_up:
+                    do(step, tmp_path)
+        elif block.executed:
+            words = {"python": [sys.executable, "-c"], "sh": ["bash", "-euc"]}[block.language]
+            result = run([*words, block.text], tmp_path)
+            assert result.returncode == 0, result.stdout + result.stderr
+            assert "print(" not in block.text or result.stdout.strip()
 
 
-def test_readme_is_executed_but_for_what_needs_more():
-    """What is not executed here needs the hub, or is a way to install (tests/packaging)."""
-    others = [b for b in blocks(ROOT / "README.md") if b.language in ("console", "python")]
-    for block in others:
-        if block.mark in (EXECUTED, NEEDS_THE_HUB):
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_no_block_escapes(page: Path):
+    """Every fence is one that is read here, in a known language, with a known mark."""
+    found = blocks(page)
+    assert len(re.findall(r"^ *(?:```|~~~)", text_of(page), re.M)) == 2 * len(found)
+    for block in found:
+        assert block.language in (*COMMANDS, *OTHERS), block
+        if block.language in COMMANDS:
+            known = ("", *NEEDS, "<!-- executed by tests/docs -->")
+            assert block.mark in known or block.source, block
+        if block.source:
+            assert (ROOT / block.source).exists(), block
+        if block.language == "console":
+            assert steps(block)
+        if block.language in OTHERS:
+            assert not re.search(r"^\$ ", block.text, re.M), "a command is a console block"
+
+
+def squeezed(text: str) -> str:
+    """Without indentation and blank lines."""
+    return "\n".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_excerpts_are_what_the_source_says(page: Path):
+    """Lines of the source in order; "…" in a line of its own leaves some out."""
+    for block in blocks(page):
+        if not block.mark.startswith("<!-- from "):
             continue
-        first = steps(block)[0].command
-        assert first.startswith(("make ", "pip install ")), block.text
+        rest = squeezed((ROOT / block.source).read_text("utf-8"))
+        for part in re.split(r"^ *(?:# )?…$", block.text, flags=re.M):
+            _, found, rest = rest.partition(squeezed(part))
+            assert found, f"{block.source} has no such lines (there):\n{part}"
+
+
+def test_what_sets_up_is_executed_elsewhere():
+    """Each make target that a page shows is one of the Makefile; the two of README are CI's."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
+    ci = (ROOT / ".ci" / "run").read_text("utf-8")
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language != "console":
+                continue
+            for step in steps(block):
+                words = step.command.split()
+                if words[0] == "make":
+                    assert set(words[1:]) <= targets, step
+                    if named(page) == "README.md":
+                        assert all(f"timed {target}\n" in ci for target in words[1:]), step
 
 
 def test_every_python_example_is_valid():
     for page in PAGES:
         for block in blocks(page):
-            if block.language == "python":
-                ast.parse(block.text)
+            if block.language == "python" and not block.mark.startswith("<!-- from "):
+                ast.parse(textwrap.dedent(block.text))
 
 
 @cache
@@ -122,21 +157,12 @@ def test_documented_commands_and_options_exist(page: Path):
         if block.language != "console":
             continue
         for name, *words in commands(block):
-            assert re.search(rf"^ +{name} ", help_of("arkinfer"), re.M), name
+            if name.startswith("-"):
+                continue
+            assert name in NAMES, name
             known = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", help_of("arkinfer", name)))
-            options = {word.partition("=")[0] for word in words if word.startswith("-")}
+            options = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
             assert options <= known | {"--help"}, f"{name}: {options - known}"
-
-
-def test_every_command_is_documented():
-    shown = {
-        name
-        for b in blocks(ROOT / "README.md")
-        if b.language == "console"
-        for name, *_ in commands(b)
-    }
-    assert shown >= set(COMMANDS)
-    assert all(re.search(rf"^ +{name} ", help_of("arkinfer"), re.M) for name in COMMANDS)
 
 
 def test_outputs_are_compared_line_by_line():
@@ -146,70 +172,18 @@ def test_outputs_are_compared_line_by_line():
     assert not agrees("a …\nz\n", "a 1\nb\nz\n")
     assert not agrees("a …\n", "a \n")
     assert not agrees("a.b\n", "axb\n")
-    assert steps(Block("", "console", "$ a b  # why\nout\n\n$ c\n")) == [
-        Step("a b", "out\n\n"), Step("c", ""),
+    assert steps(Block("", "console", "$ a \\\n  b  # why\nout\n\n$ c\n")) == [
+        Step("a   b", "out\n\n"), Step("c", ""),
     ]  # fmt: skip
 
 
-def support_table() -> list[tuple[str, str, str]]:
-    """(options, backend, claim) of the README's table of what works where."""
-    page = (ROOT / "README.md").read_text("utf-8")
-    lines = page.split("| backend | ")[1].split("\n\n")[0].splitlines()
-    backends = re.findall(r"`(\w+)`", lines[0])
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[3:]]
-    return [
-        (options.strip("`"), backend, claim)
-        for options, *claims in rows
-        for backend, claim in zip(backends, claims, strict=True)
-    ]
-
-
-@pytest.mark.parametrize(("options", "backend", "claim"), support_table())
-def test_what_works_where(tmp_path: Path, options: str, backend: str, claim: str):
-    (tmp_path / "config.json").write_text(json.dumps(preset("minicpm4-0.5b", num_hidden_layers=1)))
-    words = options.replace("--", "").split()
-    wanted = dict(zip(words[::2], words[1::2], strict=True))
-    target = "jetson-orin" if backend == "tensorrt" else "cpu"
-    try:
-        found = "slow" if plan(tmp_path, target, backend=backend, **wanted).slow else "yes"
-    except UnsupportedError:
-        found = "no"
-    assert found == claim
-
-
-def test_the_tables_of_the_quantization_page_are_those_of_the_code():
-    page = (ROOT / "docs" / "quantization.md").read_text("utf-8")
-    for name in ("int8", "int4"):
-        spec = parse_quant(name)
-        assert spec.linear is not None
-        assert spec.embedding is not None
-        assert f"| `{name}` | `{spec.linear.name}` | `{spec.embedding.name}` |" in page
-    costs = re.findall(r"\| `(int\d-g\d+(?:-asym)?)` \| ([\d.]+) (?=\|)", page)
-    assert len(costs) == 8
-    for name, bits in costs:
-        assert parse_scheme(name).bits_per_weight(4096) == pytest.approx(float(bits), abs=6e-4)
-    for part in part_specs(parse_scheme("int4-g32-min-actorder"), (1, 32)):
-        assert f"| `{part}` |" in page
-
-
-def literals() -> str:
-    """All texts of the source, one a line; values in f-strings are "…"."""
-    found: list[str] = []
-    for folder in ("arkinfer", "backends"):
-        for path in (ROOT / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-                if isinstance(node, ast.JoinedStr):
-                    parts = [p.value if isinstance(p, ast.Constant) else "…" for p in node.values]
-                    found.append("".join(map(str, parts)))
-                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    found.append(node.value)
-    return "\n".join(found)
-
-
-def test_the_errors_of_the_troubleshooting_page_are_ours():
-    """Each heading is an error's text as the source has it, "…" for what varies."""
-    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
-    quoted = re.findall(r"^### `(.+)`$", page, re.M)
-    assert len(quoted) >= 15
-    source = literals()
-    assert [text for text in quoted if text not in source] == []
+def test_what_is_executed():
+    assert Block("", "console", "$ a\n").executed
+    assert Block("<!-- executed by tests/docs -->", "python", "a").executed
+    assert not Block("<!-- needs the hub -->", "console", "$ a\n").executed
+    assert not Block("<!-- from arkinfer/errors.py -->", "python", "a").executed
+    assert not Block("", "text", "a").executed
+    assert not Block("", "python", "a", "a.py").executed
+    assert Step("a", "first\nerror: No.\n").fails
+    assert Step("make demo", "").sets_up
+    assert not Step("arkinfer run demo", "an error: not one\n").fails
