@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 ALIGNMENT = 4096
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.json.minisig"
 MAX_DIRECTORY = 256 << 20  # bytes; far above any model, far below a memory problem
 MAX_MANIFEST = 64 << 20
+MAX_SIGNATURE = 4096
 
 _LOCAL = struct.Struct("<4s5H3I2H")
 _LOCAL_ZIP64 = struct.Struct("<2H2Q")

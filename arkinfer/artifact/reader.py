@@ -17,6 +17,8 @@ from arkinfer.artifact.layout import (
     LOCAL_SIGNATURE,
     MANIFEST,
     MAX_MANIFEST,
+    MAX_SIGNATURE,
+    SIGNATURE,
     Entry,
     LayoutError,
     check_layout,
@@ -95,9 +97,8 @@ class Artifact:
             )
         try:
             entries, directory = read_directory(self.pread, self.size)
-            if not entries or entries[-1].name != MANIFEST:
-                raise LayoutError(f"{MANIFEST} is not its last entry")
-            data = self._manifest_bytes(entries[-1])
+            listed, manifest = _split(entries)
+            data = self._manifest_bytes(manifest)
             self.manifest: Manifest = decode(data)
             self.digest = hashlib.sha256(data).hexdigest()
             check_layout(entries, directory)
@@ -107,7 +108,7 @@ class Artifact:
             raise damaged(self.path, str(error)) from None
         except ManifestError as error:
             raise damaged(self.path, f"in {MANIFEST}, {error}") from None
-        self._check_listed({entry.name: entry.size for entry in entries[:-1]})
+        self._check_listed({entry.name: entry.size for entry in listed})
         return {entry.name: entry for entry in entries}
 
     def _check_listed(self, stored: dict[str, int]) -> None:
@@ -155,11 +156,30 @@ class Artifact:
             offset, size = offset + len(part), size - len(part)
         return b"".join(parts)
 
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fills a buffer with bytes of the file itself; raises as `pread`."""
+        if not hasattr(os, "preadv"):
+            buffer[:] = self.pread(offset, len(buffer))
+            return
+        while len(buffer):
+            try:
+                done = os.preadv(self._file, [buffer], offset)
+            except (OSError, OverflowError) as error:
+                raise damaged(self.path, f"reading at byte {offset} failed: {error}") from None
+            if not done:
+                raise damaged(self.path, f"it ends before byte {offset + len(buffer)}")
+            buffer, offset = buffer[done:], offset + done
+
+    def advise_sequential(self) -> None:
+        """Tells the system that the file will be read from front to back."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
     def __contains__(self, entry: str) -> bool:
         return entry in self._entries
 
     def entries(self) -> Sequence[Entry]:
-        """All entries in file order, manifest.json last."""
+        """All entries in file order: manifest.json last, but for its signature."""
         return tuple(self._entries.values())
 
     def read(self, entry: str) -> bytes:
@@ -240,6 +260,18 @@ def open_artifact(path: str | Path) -> Artifact:
     ('tiny', ['reference'])
     """
     return Artifact(path)
+
+
+def _split(entries: list[Entry]) -> tuple[list[Entry], Entry]:
+    """The entries that the manifest lists, and its own; a signature may follow it."""
+    last = len(entries) - 1
+    if entries and entries[last].name == SIGNATURE:
+        if entries[last].size > MAX_SIGNATURE:
+            raise LayoutError(f"{SIGNATURE} is too large")
+        last -= 1
+    if last < 0 or entries[last].name != MANIFEST:
+        raise LayoutError(f"{MANIFEST} is not its last entry")
+    return entries[:last], entries[last]
 
 
 def _open(path: Path) -> int:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 from arkinfer.artifact.dtypes import DTYPES, numpy_dtype
 from arkinfer.artifact.layout import (
     MANIFEST,
+    SIGNATURE,
     Entry,
     central_record,
     data_offset,
@@ -44,6 +45,8 @@ from arkinfer.errors import ArkError, InternalError, ResourceError, UsageError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from arkinfer.artifact.reader import Artifact
 
 _BUFFER = 16 << 20
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -104,7 +107,7 @@ class ArtifactWriter:
 
     def add_bytes(self, name: str, data: bytes) -> None:
         """Adds an entry, e.g. "tokenizer.json" or "backends/onnxruntime/model.onnx"."""
-        if name == MANIFEST or name.startswith(WEIGHTS):
+        if name in (MANIFEST, SIGNATURE) or name.startswith(WEIGHTS):
             raise InternalError(f'The entry "{name}" cannot be added as plain bytes')
         self._add(name, len(data), [data])
 
@@ -148,19 +151,46 @@ class ArtifactWriter:
         try:
             data = self._manifest(manifest)
             self._add(MANIFEST, len(data), [data])
-            directory = b"".join(map(central_record, self._entries.values()))
-            end = end_records(len(self._entries), len(directory), self._end)
-            self._write(self._end, directory + end)
-            try:
-                os.ftruncate(self._file, self._end + len(directory) + len(end))
-                os.fsync(self._file)
-                os.replace(self._temporary, self.path)
-                _sync_folder(self.path.parent)
-            except OSError as error:
-                raise _disk_error(error, self.path, 0) from None
+            self._finish()
         finally:
             self.close()
         return self.path
+
+    def commit_signed(self, source: Artifact, signature: bytes) -> Path:
+        """Writes a file again, with this signature of its manifest as the last entry.
+
+        Args:
+            source: what is signed; nothing was added to this writer.
+            signature: the bytes of the entry `manifest.json.minisig`.
+
+        Returns:
+            The file.
+        """
+        kept = [entry for entry in source.entries() if entry.name != SIGNATURE]
+        try:
+            for start in range(0, kept[-1].end, _BUFFER):
+                size = min(_BUFFER, kept[-1].end - start)
+                self._write(start, source.pread(start, size), size)
+            self._entries = {entry.name: entry for entry in kept}
+            self._end = kept[-1].end
+            self._add(SIGNATURE, len(signature), [signature])
+            self._finish()
+        finally:
+            self.close()
+        return self.path
+
+    def _finish(self) -> None:
+        """Writes the directory, and puts the file in its place when it is on the disk."""
+        directory = b"".join(map(central_record, self._entries.values()))
+        end = end_records(len(self._entries), len(directory), self._end)
+        self._write(self._end, directory + end)
+        try:
+            os.ftruncate(self._file, self._end + len(directory) + len(end))
+            os.fsync(self._file)
+            os.replace(self._temporary, self.path)
+            _sync_folder(self.path.parent)
+        except OSError as error:
+            raise _disk_error(error, self.path, 0) from None
 
     def _manifest(self, facts: dict[str, Any]) -> bytes:
         from arkinfer import __version__
@@ -213,7 +243,7 @@ class ArtifactWriter:
         entry = Entry(name, self._end, size, crc)
         self._write(entry.header, local_header(entry))
         self._entries[name] = entry
-        if name != MANIFEST:
+        if name not in (MANIFEST, SIGNATURE):
             self._facts[name] = {"size": size, "sha256": digest.hexdigest()}
         self._end = entry.end
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "run": "Answer a prompt, or chat, with an .ark file.",
     "inspect": "Show what an .ark file is: model, quantization, sections, sizes.",
     "verify": "Check every bit of an .ark file.",
+    "sign": "Sign an .ark file, so that others can tell who built it.",
     "bench": "Measure how fast an .ark file runs here, and its memory.",
     "eval": "Measure how well an .ark file predicts a text (perplexity).",
 }

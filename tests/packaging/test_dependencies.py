@@ -30,9 +30,10 @@ OWN = {
 }
 
 EXTRAS = {
-    "arkinfer/runtime": (), "arkinfer/artifact": (), "arkinfer/packing": (), "arkinfer/cli": (),
+    "arkinfer/runtime": (), "arkinfer/artifact": ("sign",), "arkinfer/packing": (),
+    "arkinfer/cli": (),
     "backends/arkinfer_ort/executor.py": ("ort",), "backends/arkinfer_tvm/executor.py": (),
-    "arkinfer": ("build",), "backends": ("build", "ort", "tvm"),
+    "arkinfer": ("build", "sign"), "backends": ("build", "ort", "tvm"),
     "tests": ("build", "ort", "tvm", "dev"), "recipes": ("build", "dev"),
 }  # fmt: skip
 """Folder or file -> the extras that whoever runs it has installed."""
