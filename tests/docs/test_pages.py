@@ -40,12 +40,21 @@ EXAMPLES = [
 
 
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a command as a user would who activated this environment and has nothing cached."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    """Runs a command as a user would who activated this environment and has nothing cached; what
+    pip installs is put into the folder, for the commands that follow."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "HF_"))}
+    packages = folder / "packages"
+    ours = {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PYTHONPATH": os.pathsep.join([*filter(None, [kept.get("PYTHONPATH")]), str(packages)]),
+        "HOME": str(folder),
+        "TERM": "dumb",
+        "PIP_TARGET": str(packages),
+        "PIP_NO_BUILD_ISOLATION": "0",  # pip's spelling of "no isolation": no download
+    }
     return subprocess.run(
-        command, cwd=folder, env={**kept, "PATH": path, "TERM": "dumb", "HOME": str(folder)},
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False,
+        command, cwd=folder, env={**kept, **ours}, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 
 
@@ -186,4 +195,5 @@ def test_what_is_executed():
     assert not Block("", "python", "a", "a.py").executed
     assert Step("a", "first\nerror: No.\n").fails
     assert Step("make demo", "").sets_up
+    assert not Step("pip install ./mine", "").sets_up
     assert not Step("arkinfer run demo", "an error: not one\n").fails
