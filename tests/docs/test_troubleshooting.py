@@ -30,3 +30,17 @@ def test_the_messages_are_ours():
     assert len(quoted) >= 15
     source = literals()
     assert [text for text in quoted if text not in source] == []
+
+
+def test_the_index_leads_to_every_section_and_quotes_what_is_printed():
+    index, rest = PAGE.split("\n## A name is wrong\n")
+    rows = re.findall(r"^\| \[(.+)\]\(#([\w-]+)\) \| .+ \|$", index, re.M)
+    headings = ["A name is wrong", *re.findall(r"^### (.+)$", rest, re.M)]
+    plain = (re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings)
+    assert list(dict.fromkeys(target for _, target in rows)) == [
+        re.sub(r"[-\s]+", "-", words) for words in plain
+    ]
+    quoted = [words for cell, _ in rows for words in re.findall(r"^`(.+)`$", cell)]
+    assert len(quoted) >= 20
+    source = literals()
+    assert [words for words in quoted if words not in source] == []
