@@ -28,6 +28,7 @@ BREACHES = {
     "frontend": ("arkinfer/frontend/leaves.py", "import transformers"),
     "backend": ("arkinfer/backend/placement.py", "import arkinfer.runtime.stop"),
     "report": ("arkinfer/report/files.py", "import arkinfer.cli.table"),
+    "doctor": ("arkinfer/doctor/gpu.py", "import arkinfer.frontend.hub"),
     "testing": ("arkinfer/cli/bench.py", "from arkinfer.testing import make_checkpoint"),
 }
 """Contract -> (file, what is added to it)."""

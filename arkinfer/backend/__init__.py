@@ -1,6 +1,20 @@
 """The compile half of the backend contract, its registry and placement. Knows no backend."""
 
-from arkinfer.backend.contract import Compiler, RowStore, SectionWriter, Support
+from arkinfer.backend.contract import (
+    Compiler,
+    RowStore,
+    SectionWriter,
+    Support,
+    TargetChecker,
+)
 from arkinfer.backend.registry import compiler, compilers
 
-__all__ = ["Compiler", "RowStore", "SectionWriter", "Support", "compiler", "compilers"]
+__all__ = [
+    "Compiler",
+    "RowStore",
+    "SectionWriter",
+    "Support",
+    "TargetChecker",
+    "compiler",
+    "compilers",
+]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
@@ -109,5 +109,18 @@ class Compiler(Protocol):
         Raises:
             UnsupportedError: the module as a whole cannot be lowered; says why.
             DeviceError: a tool that the target needs is missing here; says how to get it.
+        """
+        ...
+
+
+@runtime_checkable
+class TargetChecker(Protocol):
+    """What a compiler may offer beyond `Compiler`: are its tools here?"""
+
+    def check(self, target: Target) -> None:
+        """Whether this host has what `compile` for the target calls, e.g. a linker.
+
+        Raises:
+            DeviceError: a tool or a package is missing; says how to get it.
         """
         ...

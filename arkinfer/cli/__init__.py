@@ -20,6 +20,7 @@ COMMANDS = {
     "inspect": "Show what an .ark file is: model, quantization, sections, sizes.",
     "verify": "Check every bit of an .ark file.",
     "sign": "Sign an .ark file, so that others can tell who built it.",
+    "doctor": "Say what this machine can run and build, and what mends each gap.",
     "bench": "Measure how fast an .ark file runs here, and its memory.",
     "eval": "Measure how well an .ark file predicts a text (perplexity).",
 }

@@ -1,8 +1,12 @@
-"""Tables and sizes for people. Knows no command."""
+"""Tables for people. Knows no command."""
 
 from __future__ import annotations
 
 import sys
+
+from arkinfer.words import clean, human
+
+__all__ = ["clean", "human", "print_table"]
 
 
 def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]], left: int = 2) -> None:
@@ -35,22 +39,3 @@ def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]], left: int 
             for index, (text, width) in enumerate(zip(row, widths, strict=True))
         ]
         print("  ".join(cells).rstrip())
-
-
-def clean(text: str) -> str:
-    """Text without characters that would steer the terminal: it may come from anyone."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def human(size: int) -> str:
-    """Bytes for people.
-
-    >>> human(999), human(5 << 20)
-    ('999 B', '5.0 MiB')
-    """
-    value, unit = float(size), "B"
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024 or unit == "GiB":
-            break
-        value /= 1024
-    return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"

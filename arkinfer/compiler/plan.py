@@ -29,14 +29,12 @@ from arkinfer.compiler.weights import BLOCK, WeightStore, elements_per_row, nbyt
 from arkinfer.models.config import ModelConfig
 from arkinfer.packing import Scheme
 from arkinfer.quant import round_to_nearest
+from arkinfer.runtime.footprint import run_bytes
 
 if TYPE_CHECKING:
     from arkinfer.frontend.checkpoint import Checkpoint
 
 MIB = 1 << 20
-
-RUNTIME_BASE = 110 * MIB
-"""Resident memory of the runner with an empty model: Python, numpy, the runtime's library."""
 
 BUILD_BASE = 320 * MIB
 """Resident memory of a build before any weight: Python, torch, and what tracing needs at once."""
@@ -139,7 +137,7 @@ def plan(
     per_token = _kv_bytes_per_token(module)
     weight_bytes = sum(entries[name] for name in sections[0].own)
     memory = options.target.total_memory()
-    base = RUNTIME_BASE + int(weight_bytes * 1.05)
+    base = run_bytes(weight_bytes, 0)
     more_bytes, more_seconds = _calibration(module) if options.kv == "int8" else (0, 0.0)
     return Plan(
         model=checkpoint.name,

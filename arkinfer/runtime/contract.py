@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -176,6 +176,34 @@ class Executor(Protocol):
         Raises:
             DeviceError: this device lacks the runtime, its version or an instruction set that
                 the section `requires`; the message names the one command that mends it.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a section takes from the device that runs it.
+
+    Attributes:
+        weights: bytes that it loads.
+        per_token: bytes of its caches for each token of the context.
+    """
+
+    weights: int
+    per_token: int
+
+
+@runtime_checkable
+class Checker(Protocol):
+    """What an executor may offer beyond `Executor`: the checks of `open`, without its work."""
+
+    def check(self, artifact: Artifact, section: Section) -> Demand:
+        """Whether this device runs a section; no weight is read.
+
+        Raises:
+            DeviceError: as `Executor.open`.
+            ArtifactError: the section is not what the compiler writes.
+            ImportError: a package that the section needs is missing.
         """
         ...
 

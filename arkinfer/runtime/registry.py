@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, NoReturn
 
 from arkinfer.errors import ArtifactError, DeviceError, InternalError, UsageError, nearest
-from arkinfer.runtime.contract import Executable, Executor, LoadOptions
+from arkinfer.runtime.contract import Checker, Demand, Executable, Executor, LoadOptions
 
 if TYPE_CHECKING:
     from arkinfer.artifact import Artifact, Section
@@ -118,6 +118,25 @@ def open_section(
             raise _with_others(known, artifact, section, backend) from error
     except DeviceError as error:
         raise _with_others(error, artifact, section, backend) from error
+
+
+def check_section(artifact: Artifact, section: Section) -> Demand | None:
+    """Whether this device runs a section, as far as can be told before its weights are loaded.
+
+    Returns:
+        What it takes; None: its executor cannot tell before it opens the section.
+
+    Raises:
+        DeviceError: it does not run here; the message names what mends it.
+        ArtifactError: the section is damaged.
+    """
+    using = executor(section.backend)
+    if not isinstance(using, Checker):
+        return None
+    try:
+        return using.check(artifact, section)
+    except ImportError as error:
+        _missing(section.backend, error)
 
 
 def _with_others(

@@ -13,7 +13,7 @@ import numpy as np
 
 from arkinfer.artifact import Artifact, Section
 from arkinfer.errors import ArkError, ArtifactError, DeviceError
-from arkinfer.runtime.contract import LoadOptions, check_context, closed
+from arkinfer.runtime.contract import Demand, LoadOptions, check_context, closed
 from arkinfer_ort import observe
 from arkinfer_ort.places import Places
 from arkinfer_ort.state import Cache, OnnxRuntimeState
@@ -33,6 +33,9 @@ eight it takes 54, 61, 65 and 98 ms. Slower cores need longer for the ops that u
 so that the shortest time would put the others to sleep in between.
 """
 
+_MALFORMED = (AttributeError, LookupError, TypeError, ValueError)
+"""What reading a section raises that the compiler did not write."""
+
 
 class OnnxRuntimeExecutor:
     """Entry point "onnxruntime" of the group `arkinfer.executors`."""
@@ -49,10 +52,7 @@ class OnnxRuntimeExecutor:
             ArtifactError: the section is not what the compiler writes.
             ImportError: ONNX Runtime is not installed.
         """
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # on by default from 1.29
-        import onnxruntime
-
-        check_requirements(section.requires, onnxruntime.__version__)
+        _check_runtime(section)
         try:
             config = section.config
             folder, location = os.path.split(os.path.realpath(artifact.path))
@@ -61,25 +61,50 @@ class OnnxRuntimeExecutor:
             places = _places(artifact, config) if options.observe else None
             if places is not None:
                 model = with_outputs(model, observe.extra_outputs(places))
-            caches = tuple(
-                Cache(c["name"], c["heads"], c["size"], np.dtype(c["dtype"]))
-                for c in config["caches"]
-            )
+            caches = _caches(section)
             facts = [int(config[name]) for name in ("vocab_size", "context", "chunk")]
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise ArtifactError(
-                f'The section "{self.name}" of "{artifact.path}" cannot be read',
-                f"{type(error).__name__}: {error}",
-                "Build the artifact again",
-            ) from error
+        except _MALFORMED as error:
+            raise _unreadable(artifact, error) from error
         session = _session(model, folder, options.threads or physical_cores())
         return OnnxRuntimeExecutable(session, caches, *facts, places=places)
+
+    def check(self, artifact: Artifact, section: Section) -> Demand:
+        """Whether `open` would get as far as the session; see `runtime.contract.Checker`."""
+        _check_runtime(section)
+        try:
+            per_token = sum(cache.nbytes(1) for cache in _caches(section))
+        except _MALFORMED as error:
+            raise _unreadable(artifact, error) from error
+        return Demand(artifact.section_bytes(self.name), per_token)
+
+
+def _check_runtime(section: Section) -> None:
+    """Imports ONNX Runtime, and checks that it is one that the section runs on."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # on by default from 1.29
+    import onnxruntime
+
+    check_requirements(section.requires, onnxruntime.__version__)
+
+
+def _caches(section: Section) -> tuple[Cache, ...]:
+    return tuple(
+        Cache(c["name"], c["heads"], c["size"], np.dtype(c["dtype"]))
+        for c in section.config["caches"]
+    )
 
 
 def _places(artifact: Artifact, config: Mapping[str, Any]) -> Places | None:
     """None: the artifact is older than this list."""
     entry = config.get("values")
     return None if entry is None else Places.from_json(artifact.read(entry))
+
+
+def _unreadable(artifact: Artifact, error: Exception) -> ArtifactError:
+    return ArtifactError(
+        f'The section "{OnnxRuntimeExecutor.name}" of "{artifact.path}" cannot be read',
+        f"{type(error).__name__}: {error}",
+        "Build the artifact again",
+    )
 
 
 def _external(

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 
 from arkinfer.errors import ArtifactError, DeviceError
+from arkinfer.runtime.versions import numbers, satisfies
 
 PACKAGE = "onnxruntime"
 LAST_FOR_PYTHON_3_10 = (1, 23)
@@ -35,28 +36,17 @@ def check_requirements(requires: Mapping[str, str], installed: str) -> None:
 
 
 def _satisfies(installed: str, wanted: str) -> bool:
-    version = _numbers(installed)
-    for part in wanted.split(","):
-        match = re.fullmatch(r"\s*(>=|<)\s*([0-9.]+)\s*", part)
-        if match is None:
-            raise ArtifactError(
-                f'The version range "{wanted}" cannot be understood', "", "Install a newer arkinfer"
-            )
-        bound = _numbers(match[2])
-        if (version < bound) if match[1] == ">=" else (version >= bound):
-            return False
-    return True
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """(1, 23, 2) of "1.23.2+cu12"."""
-    match = re.match(r"[0-9]+(\.[0-9]+)*", version)
-    return tuple(int(part) for part in match[0].split(".")) if match else ()
+    try:
+        return satisfies(installed, wanted)
+    except ValueError:
+        raise ArtifactError(
+            f'The version range "{wanted}" cannot be understood', "", "Install a newer arkinfer"
+        ) from None
 
 
 def _fix(wanted: str) -> str:
     lower = re.search(r">=\s*([0-9.]+)", wanted)
-    newest = sys.version_info < (3, 11) and lower and _numbers(lower[1]) > LAST_FOR_PYTHON_3_10
+    newest = sys.version_info < (3, 11) and lower and numbers(lower[1]) > LAST_FOR_PYTHON_3_10
     if newest:
         return "ONNX Runtime of that version needs Python 3.11 or newer: use one"
     return f'Install it: pip install "{PACKAGE}{wanted}"'

@@ -6,6 +6,7 @@ Slow, and the meaning of everything. Knows no compiler. It is the one executor t
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +17,7 @@ from arkinfer.artifact import Artifact, Section
 from arkinfer.errors import ArtifactError, InternalError
 from arkinfer.packing import QuantizedTensor
 from arkinfer.runtime.contract import (
+    Demand,
     IntArray,
     LoadOptions,
     Observer,
@@ -26,6 +28,9 @@ from arkinfer.runtime.contract import (
     check_tokens,
     closed,
 )
+
+_MALFORMED = (InternalError, AttributeError, LookupError, TypeError, ValueError)
+"""What reading a section raises that the compiler did not write."""
 
 
 class ReferenceExecutor:
@@ -42,16 +47,41 @@ class ReferenceExecutor:
             ArtifactError: the section is not what the compiler writes.
         """
         try:
-            module = ir.parse_module(artifact.read(section.config["ir"]).decode())
-            ir.verify_module(module)
+            module = _module(artifact, section)
             weights = _map_weights(artifact, module, section.config["weights"])
             return ReferenceExecutable(module, MappedWeights(weights), options)
-        except (InternalError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise ArtifactError(
-                f'The section "{self.name}" of "{artifact.path}" cannot be read',
-                str(error),
-                "Build the artifact again",
-            ) from error
+        except _MALFORMED as error:
+            raise _unreadable(artifact, error) from error
+
+    def check(self, artifact: Artifact, section: Section) -> Demand:
+        """Whether the text can be interpreted: it runs wherever numpy does."""
+        try:
+            values = _module(artifact, section).functions["step"].inputs
+        except _MALFORMED as error:
+            raise _unreadable(artifact, error) from error
+        caches = [value.type for value in values if isinstance(value.type, ir.CacheType)]
+        per_token = sum(_row_bytes(cache) for cache in caches)
+        return Demand(artifact.section_bytes(self.name), per_token)
+
+
+def _module(artifact: Artifact, section: Section) -> ir.Module:
+    module = ir.parse_module(artifact.read(section.config["ir"]).decode())
+    ir.verify_module(module)
+    return module
+
+
+def _row_bytes(cache: ir.CacheType) -> int:
+    """Of one token."""
+    shape = cast("tuple[int, ...]", cache.shape[1:])
+    return math.prod(shape) * ir.DTYPES[cache.dtype].itemsize
+
+
+def _unreadable(artifact: Artifact, error: Exception) -> ArtifactError:
+    return ArtifactError(
+        f'The section "{ReferenceExecutor.name}" of "{artifact.path}" cannot be read',
+        str(error),
+        "Build the artifact again",
+    )
 
 
 def _map_weights(

@@ -29,6 +29,14 @@ class TvmCompiler:
     def supports(self, node: ir.Node, target: Target) -> Support:
         return supports(node, target)
 
+    def check(self, target: Target) -> None:
+        """See `arkinfer.backend.contract.TargetChecker`."""
+        try:
+            from arkinfer_tvm.build import c_compiler
+        except ImportError as error:
+            raise _missing(error) from error
+        c_compiler(target.arch)
+
     def compile(self, module: ir.Module, target: Target, out: SectionWriter) -> None:
         """Writes the library, the program and what the executor checks before it runs them."""
         try:  # imported here, because supports() does without the compiler wheel

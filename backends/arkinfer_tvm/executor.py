@@ -15,6 +15,7 @@ import numpy as np
 
 from arkinfer.errors import ArtifactError, DeviceError
 from arkinfer.runtime.contract import (
+    Demand,
     FloatArray,
     IntArray,
     LoadOptions,
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 NAME = "tvm"
 TOKENS, ROWS, LOGITS = "tokens", "rows", "logits"
+
+_MALFORMED = (AttributeError, LookupError, TypeError, ValueError)
+"""What reading a section raises that the compiler did not write."""
 
 
 class TvmExecutor:
@@ -58,12 +62,8 @@ class TvmExecutor:
             names = sorted({str(o.key) for o in program.operands if o.kind == "weight"})
             weights = {name: artifact.tensor(name) for name in names}
             seen = _seen(artifact, config) if options.observe else None
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise ArtifactError(
-                f'The section "{self.name}" of "{artifact.path}" cannot be read',
-                f"{type(error).__name__}: {error}",
-                "Build the artifact again",
-            ) from error
+        except _MALFORMED as error:
+            raise _unreadable(artifact, error) from error
         digest = hashlib.sha256(code).hexdigest()
         threads = options.threads or usable_cores()
         library = Library(code, f"libarkinfer-{digest[:16]}.so", threads)
@@ -72,6 +72,24 @@ class TvmExecutor:
         except BaseException:
             library.close()
             raise
+
+    def check(self, artifact: Artifact, section: Section) -> Demand:
+        """Whether this machine is of the kind that was compiled for; see `contract.Checker`."""
+        try:
+            check_device(section.config)
+            program = Program.from_json(_read(artifact, section.config["program"]))
+            per_token = sum(c.heads * c.size * np.dtype(c.dtype).itemsize for c in program.caches)
+        except _MALFORMED as error:
+            raise _unreadable(artifact, error) from error
+        return Demand(artifact.section_bytes(self.name), per_token)
+
+
+def _unreadable(artifact: Artifact, error: Exception) -> ArtifactError:
+    return ArtifactError(
+        f'The section "{NAME}" of "{artifact.path}" cannot be read',
+        f"{type(error).__name__}: {error}",
+        "Build the artifact again",
+    )
 
 
 def _seen(artifact: Artifact, config: Mapping[str, Any]) -> list[Seen] | None:

@@ -1,0 +1,89 @@
+"""NVIDIA's part of the machine: GPU, driver, CUDA, TensorRT, and the release of a Jetson board.
+
+Knows no backend. Libraries are asked in a process of their own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from arkinfer.doctor.finding import Finding
+from arkinfer.doctor.host import Host
+from arkinfer.doctor.install import package
+
+TENSORRT = tuple(f"libnvinfer.so.{major}" for major in (11, 10, 8))
+"""Libraries that were published under a number of their own, newest first."""
+
+
+def check(host: Host) -> list[Finding]:
+    """The board if it is one, the GPU, and TensorRT where there is a GPU."""
+    board = _board(host)
+    gpu = _gpu(host)
+    there = board is not None or gpu.state != "missing"
+    return [*([board] if board else []), gpu, *([_tensorrt(host)] if there else [])]
+
+
+def _board(host: Host) -> Finding | None:
+    """A Jetson's model and L4T release; None: it is no Jetson."""
+    release = host.read("etc/nv_tegra_release")
+    model = (host.read("proc/device-tree/model") or "").strip()
+    if release is None and "jetson" not in model.lower():
+        return None
+    name = model or "Jetson"
+    if release is None:
+        return Finding("board", "not known", f"{name}; there is no /etc/nv_tegra_release")
+    match = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", release)
+    if match is None:
+        return Finding("board", "not known", f"{name}; /etc/nv_tegra_release is not as expected")
+    return Finding("board", "ok", f"{name}, L4T {match[1]}.{match[2]}", notes=(release.strip(),))
+
+
+def _gpu(host: Host) -> Finding:
+    loaded = host.read("proc/driver/nvidia/version")
+    answer = host.ask("cuda")
+    if answer.state == "ok" and answer.facts["devices"]:
+        driver = _driver(loaded)
+        detail = "; ".join(answer.facts["devices"])
+        detail += f"; CUDA {answer.facts['version']}" + (f", driver {driver}" if driver else "")
+        return Finding("NVIDIA GPU", "ok", detail)
+    cards = list(_cards(host))
+    if not cards and loaded is None:
+        return Finding("NVIDIA GPU", "missing", "none found")
+    if loaded is None:
+        detail = f"there is one at {cards[0]}, but its driver is not loaded"
+        return Finding("NVIDIA GPU", "broken", detail, _install_driver(host), answer.notes)
+    why = answer.detail or "it finds no GPU"
+    detail = f"driver {_driver(loaded) or 'loaded'}, but CUDA does not work: {why}"
+    state = "not known" if answer.state == "not known" else "broken"
+    return Finding("NVIDIA GPU", state, detail, notes=answer.notes)
+
+
+def _driver(version: str | None) -> str:
+    match = re.search(r"Kernel Module(?: for \w+)?\s+([\d.]+)", version or "")
+    return match[1] if match else ""
+
+
+def _cards(host: Host) -> Iterator[str]:
+    """PCI addresses of NVIDIA's display controllers."""
+    for device in sorted(host.root.glob("sys/bus/pci/devices/*")):
+        place = device.relative_to(host.root).as_posix()
+        vendor, kind = host.read(f"{place}/vendor"), host.read(f"{place}/class")
+        if vendor and kind and vendor.strip() == "0x10de" and kind.startswith("0x03"):
+            yield device.name
+
+
+def _install_driver(host: Host) -> str:
+    if host.which("ubuntu-drivers"):
+        return "sudo ubuntu-drivers install"
+    return package(host, "NVIDIA driver")
+
+
+def _tensorrt(host: Host) -> Finding:
+    for library in TENSORRT:
+        answer = host.ask("tensorrt", library)
+        if answer.state == "ok":
+            return Finding("TensorRT", "ok", answer.facts["version"], notes=(library,))
+        if "cannot open shared object file" not in answer.detail:
+            return Finding("TensorRT", answer.state, f"{library}: {answer.detail}")
+    return Finding("TensorRT", "missing", "no libnvinfer can be loaded", package(host, "TensorRT"))
