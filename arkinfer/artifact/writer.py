@@ -60,6 +60,7 @@ class ArtifactWriter:
     Args:
         path: the file to write; one that exists is replaced when the new one is whole.
         spool: folder for the temporary file, on the same disk; None: the file's own folder.
+        size: bytes that the file will have at least, if known: a full disk is told by them.
 
     Raises:
         UsageError: the folder is missing, or `path` is not an ordinary file.
@@ -67,13 +68,13 @@ class ArtifactWriter:
         InternalError: from any method: the caller broke this class's contract.
     """
 
-    def __init__(self, path: str | Path, *, spool: Path | None = None) -> None:
+    def __init__(self, path: str | Path, *, spool: Path | None = None, size: int = 0) -> None:
         self.path = Path(os.path.realpath(path))  # a link is followed, not replaced
         self._entries: dict[str, Entry] = {}
         self._facts: dict[str, EntryFacts] = {}
         self._tensors: dict[str, TensorEntry] = {}
         self._sections: dict[str, Section] = {}
-        self._end = 0
+        self._end, self._size = 0, size
         folder = self.path.parent if spool is None else spool
         _check_place(self.path, folder)
         _remove_stale(folder, self.path.name)
@@ -253,7 +254,8 @@ class ArtifactWriter:
             try:
                 done = os.pwrite(self._file, view, offset)
             except OSError as error:
-                raise _disk_error(error, self.path, max(needed, len(view))) from None
+                least = max(needed, len(view), self._size - offset)
+                raise _disk_error(error, self.path, least) from None
             view, offset, needed = view[done:], offset + done, needed - done
 
     def close(self) -> None:
@@ -331,13 +333,26 @@ def _sync_folder(folder: Path) -> None:
         os.close(file)
 
 
+def _free(folder: Path) -> str:
+    try:
+        space = os.statvfs(folder)
+    except OSError:
+        return "an unknown number of bytes"
+    return f"{space.f_bavail * space.f_frsize:,} bytes"
+
+
 def _disk_error(error: OSError, path: Path, needed: int) -> ArkError:
+    if not path.parent.is_dir():
+        return ResourceError(
+            f'"{path}" cannot be written',
+            f'The folder "{path.parent}" is gone; it was there when the work began',
+            "Make it again, or name an output file in a folder that stays",
+        )
     if error.errno is not None and error.errno in _FULL:
-        space = os.statvfs(path.parent)
         needs = f"; at least {needed:,} more bytes are needed" if needed else ""
         return ResourceError(
             f'There is no room to write "{path}"{needs}',
-            f"{os.strerror(error.errno)}; {space.f_bavail * space.f_frsize:,} bytes are free there",
+            f"{os.strerror(error.errno)}; {_free(path.parent)} are free there",
             "Free some space, raise the limit, or name an output file on another disk",
         )
     if error.errno is not None and error.errno in _REFUSED:

@@ -7,8 +7,10 @@ that command is invoked, so that `arkinfer --help` is quick.
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Sequence
 from importlib import import_module
 from io import TextIOWrapper
 from typing import Any
@@ -23,8 +25,10 @@ COMMANDS = {
     "doctor": "Say what this machine can run and build, and what mends each gap.",
     "bench": "Measure how fast an .ark file runs here, and its memory.",
     "eval": "Measure how well an .ark file predicts a text (perplexity).",
+    "cache": "Show or shrink what builds keep for the next one.",
 }
-"""Commands in the order of the help; each is the function of that name in `arkinfer.cli.<name>`."""
+"""Commands in the order of the help; each is the function of that name in `arkinfer.cli.<name>`, or
+a `typer.Typer` with commands of its own."""
 
 INTERRUPTED = 130
 
@@ -37,8 +41,12 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 ok, 1 failed, 2 usage, 3 a gate was not met, 4 device, 130 Ctrl-C.
+
+    Raises:
+        SystemExit: another process asked to end by SIGTERM or SIGHUP; 143 or 129, as shells say.
     """
     arguments = list(sys.argv[1:] if args is None else args)
+    _end_tidily()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a file's name, an answer: anything may come
@@ -114,15 +122,31 @@ def _app(wanted: str | None) -> Any:
 
     app.callback(help=app.info.help)(root)
     for name, text in COMMANDS.items():
-        if name == wanted:
-            app.command(name)(_function(name))
-        else:
+        if name != wanted:
             app.command(name, help=text)(lambda: None)
+        elif isinstance(found := _function(name), typer.Typer):
+            app.add_typer(found, name=name, help=text)
+        else:
+            app.command(name)(found)
     return app
 
 
-def _function(name: str) -> Callable[..., None]:
+def _function(name: str) -> Any:
     return getattr(import_module(f"arkinfer.cli.{name}"), name)
+
+
+def _end_tidily() -> None:
+    """When asked to end, or when the terminal is closed, files are taken away like on Ctrl-C."""
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once is enough
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if threading.current_thread() is not threading.main_thread():
+            return  # only the main thread may say
+        if signal.getsignal(number) == signal.SIG_DFL:  # not under nohup
+            signal.signal(number, end)
 
 
 def _options(args: list[str]) -> list[str]:

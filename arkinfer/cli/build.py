@@ -7,7 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from arkinfer.cli.progress import Progress
+from arkinfer.cli.options import (
+    Checkpoint,
+    Chunk,
+    Dtype,
+    Embedding,
+    Json,
+    Kv,
+    Longest,
+    Offline,
+    Output,
+    Quant,
+    Sections,
+    Target,
+)
+from arkinfer.cli.progress import Progress, say
 
 if TYPE_CHECKING:
     from arkinfer.compiler.build import BuildReport
@@ -15,41 +29,25 @@ if TYPE_CHECKING:
 
 
 def build(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="A checkpoint's folder or hub id; default: the one here, else the demo model.",
-            show_default=False,
-        ),
-    ] = None,
-    target: Annotated[str, typer.Option(help="What the artifact is for.")] = "cpu",
-    quant: Annotated[
-        str, typer.Option(help="none, int8, int4, or a form such as int4-g128-asym.")
-    ] = "int4",
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The file to write.", show_default=False)
-    ] = None,
-    backend: Annotated[
-        list[str] | None,
-        typer.Option(help="Whose section to write; may be repeated; default: the target's first."),
-    ] = None,
-    embedding: Annotated[
-        str | None, typer.Option(help="Scheme of embedding and head; default: by --quant.")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="fp32, fp16 or bf16, of what is not quantized.")
-    ] = None,
-    context: Annotated[
-        int | None, typer.Option(help="The longest sequence, in tokens; default: the model's.")
-    ] = None,
-    chunk: Annotated[int | None, typer.Option(help="The most tokens of one prefill step.")] = None,
-    kv: Annotated[str, typer.Option(help="fp32 or int8, of the key-value cache.")] = "fp32",
-    offline: Annotated[bool, typer.Option(help="Use no network.")] = False,
+    model: Checkpoint = None,
+    target: Target = "cpu",
+    quant: Quant = "int4",
+    output: Output = None,
+    backend: Sections = None,
+    embedding: Embedding = None,
+    dtype: Dtype = None,
+    context: Longest = None,
+    chunk: Chunk = None,
+    kv: Kv = "fp32",
+    offline: Offline = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")] = False,
     dump_ir: Annotated[
         Path | None, typer.Option(help="A folder for the IR after each pass.", show_default=False)
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON with stable keys.")] = False,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Reuse what earlier builds finished.")
+    ] = True,
+    json: Json = False,
 ) -> None:
     """Compile a checkpoint into an .ark file.
 
@@ -74,6 +72,7 @@ def build(
             offline=offline,
             confirm=asker(yes),
             dump_ir=dump_ir,
+            cache=cache,
             on_progress=teller,
         )
     finally:
@@ -90,19 +89,26 @@ class _Teller:
     """Shows one line of progress per stage; quick stages stay silent."""
 
     def __init__(self) -> None:
-        self._line = Progress("")
+        self._line: Progress | None = None
         self._stage = ""
 
     def __call__(self, moment: Moment) -> None:
-        if moment.stage != self._stage:
+        if moment.note:
+            self.end()
+            say(moment.note)
+            return
+        if self._line is None or moment.stage != self._stage:
             self.end()
             self._stage = moment.stage
-            self._line = Progress(moment.stage[:1].upper() + moment.stage[1:])
+            title = moment.stage[:1].upper() + moment.stage[1:]
+            self._line = Progress(title, expected=moment.seconds)
         if moment.total:
             self._line(moment.done, moment.total)
 
     def end(self) -> None:
-        self._line.end()
+        if self._line is not None:
+            self._line.end()
+            self._line = None
 
 
 def _show(report: BuildReport) -> None:
@@ -111,6 +117,9 @@ def _show(report: BuildReport) -> None:
     print(f"matrices  {schemes} ({report.bits_per_weight:.2f} bits per weight)")
     print(f"backends  {', '.join(report.backends)}")
     print(f"context   {report.context:,} tokens, cached in {report.kv}")
+    quantized = sum(count for name, count in report.schemes.items() if name.startswith("int"))
+    if report.reused:
+        print(f"reused    {report.reused} of {quantized} quantized matrices, from the cache")
     print(f"time      {sum(report.seconds.values()):.1f} s")
     for line in report.slow:
         print(f"slow      {line}")

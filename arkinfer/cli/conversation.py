@@ -64,20 +64,22 @@ def _turn(
     stats: bool,
 ) -> list[dict[str, str]]:
     """Answers the last turn; the conversation after it."""
-    progress = Progress("Reading the prompt")
-    try:
-        answer = engine.chat(turns, system=system, thinking=thinking, progress=progress, **options)
-    except UsageError as error:
-        hint = " /clear begins anew." if len(turns) > 1 else ""
-        print(f"error: {error}{hint}", file=sys.stderr)
-        return turns[:-1]
-    try:
-        stream(answer, progress)
-        say_end(engine, answer, stats=stats)
-    except KeyboardInterrupt:
-        answer.close()
-        if not answer.text:
+    with Progress("Reading the prompt") as progress:
+        try:
+            answer = engine.chat(
+                turns, system=system, thinking=thinking, progress=progress, **options
+            )
+        except UsageError as error:
+            hint = " /clear begins anew." if len(turns) > 1 else ""
+            print(f"error: {error}{hint}", file=sys.stderr)
             return turns[:-1]
+        try:
+            stream(answer, progress)
+            say_end(engine, answer, stats=stats)
+        except KeyboardInterrupt:
+            answer.close()
+            if not answer.text:
+                return turns[:-1]
     return [*turns, {"role": "assistant", "content": answer.text}]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
@@ -23,3 +24,37 @@ Backend: TypeAlias = Annotated[
 Context: TypeAlias = Annotated[
     int | None, typer.Option(help="Room for prompt and answer, in tokens; default: all there is.")
 ]
+
+# Of what compiles, or predicts it.
+Checkpoint: TypeAlias = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="A checkpoint's folder or hub id; default: the one here, else the demo model.",
+        show_default=False,
+    ),
+]
+Target: TypeAlias = Annotated[str, typer.Option(help="What the artifact is for.")]
+Quant: TypeAlias = Annotated[
+    str, typer.Option(help="none, int8, int4, or a form such as int4-g128-asym.")
+]
+Output: TypeAlias = Annotated[
+    Path | None, typer.Option("-o", "--output", help="The file to write.", show_default=False)
+]
+Sections: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--backend", help="Whose section; may be repeated; default: the target's first."),
+]
+Embedding: TypeAlias = Annotated[
+    str | None, typer.Option(help="Scheme of embedding and head; default: by --quant.")
+]
+Dtype: TypeAlias = Annotated[
+    str | None, typer.Option(help="fp32, fp16 or bf16, of what is not quantized.")
+]
+Longest: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--context", help="The longest sequence, in tokens; default: the model's."),
+]
+Chunk: TypeAlias = Annotated[int | None, typer.Option(help="The most tokens of one prefill step.")]
+Kv: TypeAlias = Annotated[str, typer.Option(help="fp32 or int8, of the key-value cache.")]
+Offline: TypeAlias = Annotated[bool, typer.Option(help="Use no network.")]

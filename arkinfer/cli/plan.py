@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from arkinfer.cli.options import (
+    Checkpoint,
+    Chunk,
+    Dtype,
+    Embedding,
+    Json,
+    Kv,
+    Longest,
+    Offline,
+    Quant,
+    Sections,
+    Target,
+)
 
 if TYPE_CHECKING:
     from arkinfer.compiler.plan import Plan
 
 
 def plan(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="A checkpoint's folder (config.json is enough) or hub id; default: as for build.",
-            show_default=False,
-        ),
-    ] = None,
-    target: Annotated[str, typer.Option(help="What the artifact would be for.")] = "cpu",
-    quant: Annotated[
-        str, typer.Option(help="none, int8, int4, or a form such as int4-g128-asym.")
-    ] = "int4",
-    backend: Annotated[
-        list[str] | None, typer.Option(help="Whose section; default: the target's first.")
-    ] = None,
-    embedding: Annotated[
-        str | None, typer.Option(help="Scheme of embedding and head; default: by --quant.")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="fp32, fp16 or bf16, of what is not quantized.")
-    ] = None,
-    context: Annotated[
-        int | None, typer.Option(help="The longest sequence, in tokens; default: the model's.")
-    ] = None,
-    kv: Annotated[str, typer.Option(help="fp32 or int8, of the key-value cache.")] = "fp32",
-    offline: Annotated[bool, typer.Option(help="Use no network.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON with stable keys.")] = False,
+    model: Checkpoint = None,
+    target: Target = "cpu",
+    quant: Quant = "int4",
+    backend: Sections = None,
+    embedding: Embedding = None,
+    dtype: Dtype = None,
+    context: Longest = None,
+    chunk: Chunk = None,
+    kv: Kv = "fp32",
+    offline: Offline = False,
+    json: Json = False,
 ) -> None:
     """Predict a build's size, memory, time and largest context.
 
@@ -52,6 +49,7 @@ def plan(
         embedding=embedding,
         dtype=dtype,
         context=context,
+        chunk=chunk,
         kv=kv,
         offline=offline,
     )

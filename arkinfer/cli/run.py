@@ -94,17 +94,17 @@ def run(
 
             converse(engine, options, system=system, thinking=think, stats=stats)
             return
-        progress = Progress("Reading the prompt")
-        if raw:
-            answer = engine.generate(prompt, progress=progress, **options)
-        else:
-            answer = engine.chat(
-                prompt, system=system, thinking=think, progress=progress, **options
-            )
-        if json:
-            _print_json(engine, answer, asdict(sampling), file, loaded)
-            return
-        stream(answer, progress)
+        with Progress("Reading the prompt") as progress:
+            if raw:
+                answer = engine.generate(prompt, progress=progress, **options)
+            else:
+                answer = engine.chat(
+                    prompt, system=system, thinking=think, progress=progress, **options
+                )
+            if json:
+                _print_json(engine, answer, asdict(sampling), file, loaded)
+                return
+            stream(answer, progress)
         say_end(engine, answer, stats=stats)
 
 

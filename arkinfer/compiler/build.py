@@ -5,25 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arkinfer.artifact import ArtifactWriter
+from arkinfer.compiler.cache import Cache
+from arkinfer.compiler.journal import Journal
 from arkinfer.compiler.prepare import BuildOptions, Prepared, prepare
-from arkinfer.compiler.progress import OnProgress, Progress, silent
+from arkinfer.compiler.progress import OnProgress, silent
+from arkinfer.compiler.resources import check_disk, check_memory, out_of_memory
+from arkinfer.compiler.reuse import ReusedWeights
 from arkinfer.compiler.section import SectionWriter
+from arkinfer.compiler.stages import Stages
 from arkinfer.compiler.weights import WeightStore, nbytes
-from arkinfer.errors import ResourceError
 from arkinfer.ir import QuantizedType, Weight, print_module
 from arkinfer.passes.quantize_cache import PREFIX
 from arkinfer.runtime.tokens import generation_facts, token_facts
 
 if TYPE_CHECKING:
     from arkinfer.frontend.checkpoint import Checkpoint
+
+
+_OF_THIS_RUN = ("path", "size", "seconds", "reused", "notes")
+"""What a report says that is not in the artifact: equal inputs give equal bytes."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class BuildReport:
         ops: nodes by op.
         slow: a sentence for everything that takes a slow path.
         seconds: how long each stage took.
+        reused: quantized matrices that came from the cache as a whole.
+        notes: sentences about this run: an earlier build that was killed, a cache that is off.
     """
 
     path: Path
@@ -61,6 +69,8 @@ class BuildReport:
     ops: dict[str, int]
     slow: tuple[str, ...]
     seconds: dict[str, float] = field(default_factory=dict[str, float])
+    reused: int = 0
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for `--json`."""
@@ -82,6 +92,7 @@ def build(
     offline: bool = False,
     confirm: Callable[[str, int], bool] | None = None,
     dump_ir: str | Path | None = None,
+    cache: bool = True,
     on_progress: OnProgress = silent,
 ) -> BuildReport:
     """Builds an artifact.
@@ -103,75 +114,71 @@ def build(
         offline: use no network, only what the hub cache has.
         confirm: asked with the hub id and its bytes before a download; None: never asks.
         dump_ir: a folder for the IR after each pass.
+        cache: reuse what earlier builds finished, and keep what this one does; see
+            `arkinfer.compiler.cache`. The bytes are the same either way.
         on_progress: told what is being done.
 
     Raises:
         UsageError: an unknown name or an impossible option.
         CheckpointError: the checkpoint is damaged or incomplete.
         UnsupportedError: the model, or a node of it, has no home on the target.
-        ResourceError: the disk is full or may not be written.
+        ResourceError: the disk is full or may not be written, or there is not enough memory.
     """
     from arkinfer.frontend.checkpoint import open_checkpoint
     from arkinfer.frontend.hub import resolve
 
     options = BuildOptions.make(target, quant, backend, embedding, dtype, context, chunk, kv)
-    clock = _Clock(on_progress)
-    clock.start("opening the checkpoint")
+    kept = Cache.open() if cache else Cache(None)
+    stages = Stages(on_progress, kept.folder)
+    stages.start("opening the checkpoint")
     folder = resolve(None if model is None else str(model), offline=offline, confirm=confirm)
     with open_checkpoint(folder) as checkpoint:
         path = _output(output, checkpoint.name, options)
-        prepared = prepare(options, checkpoint, dump_ir=dump_ir, on_stage=clock.start)
-        with ArtifactWriter(path) as artifact:
-            _check_disk(prepared, path)
-            _write_texts(artifact, checkpoint, prepared)
-            _write_sections(artifact, prepared, clock)
-            report = _report(path, checkpoint, prepared)
-            facts = {
-                k: v for k, v in report.to_json().items() if k not in ("path", "size", "seconds")
-            }
-            artifact.add_bytes("report.json", (json.dumps(facts, indent=1) + "\n").encode())
-            clock.start("finishing the file")
-            artifact.commit(_manifest(checkpoint, prepared))
-    clock.stop()
-    return replace(report, size=path.stat().st_size, seconds=clock.seconds)
+        with _journal(kept, path) as journal, out_of_memory(path):
+            stages.follow(journal, checkpoint.config.num_parameters)
+            check_memory(checkpoint.config, kv, path)
+            report = _build(options, checkpoint, path, kept, stages, dump_ir)
+    if kept.problem:
+        stages.note(kept.problem)
+    stages.remember()
+    return replace(report, seconds=stages.seconds, notes=tuple(stages.notes))
 
 
-class _Clock:
-    """Times the stages, and tells about them."""
+def _journal(cache: Cache, path: Path) -> Journal:
+    return Journal(None if cache.folder is None else cache.folder / "builds", path)
 
-    def __init__(self, on_progress: OnProgress) -> None:
-        self.seconds: dict[str, float] = {}
-        self.on_progress = on_progress
-        self._stage, self._began = "", 0.0
 
-    def start(self, stage: str) -> None:
-        self.stop()
-        self._stage, self._began = stage, time.monotonic()
-        self.on_progress(Progress(stage))
-
-    def stop(self) -> None:
-        if self._stage:
-            spent = time.monotonic() - self._began
-            self.seconds[self._stage] = round(self.seconds.get(self._stage, 0) + spent, 3)
-            self._stage = ""
+def _build(
+    options: BuildOptions,
+    checkpoint: Checkpoint,
+    path: Path,
+    cache: Cache,
+    stages: Stages,
+    dump_ir: str | Path | None,
+) -> BuildReport:
+    prepared = prepare(
+        options, checkpoint, cache=cache, dump_ir=dump_ir, on_stage=stages.start,
+        on_calibrated=stages.so_far("calibrating the cache"),
+    )  # fmt: skip
+    weights = ReusedWeights(cache)
+    least = sum(nbytes(weight) for weight in prepared.stored_weights())
+    with ArtifactWriter(path, size=least) as artifact:
+        check_disk(least, path)
+        _write_texts(artifact, checkpoint, prepared)
+        _write_sections(artifact, prepared, stages, cache, weights)
+        report = _report(path, checkpoint, prepared)
+        facts = {k: v for k, v in report.to_json().items() if k not in _OF_THIS_RUN}
+        artifact.add_bytes("report.json", (json.dumps(facts, indent=1) + "\n").encode())
+        stages.start("finishing the file")
+        artifact.commit(_manifest(checkpoint, prepared))
+    stages.stop()
+    return replace(report, size=path.stat().st_size, reused=weights.reused)
 
 
 def _output(output: str | Path | None, name: str, options: BuildOptions) -> Path:
     if output is not None:
         return Path(output)
     return Path(f"{name}-{options.target.name}-{options.quant.name}.ark")
-
-
-def _check_disk(prepared: Prepared, path: Path) -> None:
-    """Refuses a build that cannot fit before it has cost an hour."""
-    needed = sum(nbytes(weight) for weight in prepared.stored_weights())
-    free = shutil.disk_usage(path.absolute().parent).free
-    if needed > free:
-        raise ResourceError(
-            f'There is no room to write "{path}": it takes {needed:,} bytes at least',
-            f"{free:,} bytes are free there",
-            "Free some space, or name an output file on another disk",
-        )
 
 
 def _write_texts(artifact: ArtifactWriter, checkpoint: Checkpoint, prepared: Prepared) -> None:
@@ -181,19 +188,35 @@ def _write_texts(artifact: ArtifactWriter, checkpoint: Checkpoint, prepared: Pre
         artifact.add_bytes("chat_template.jinja", checkpoint.chat_template.encode())
 
 
-def _write_sections(artifact: ArtifactWriter, prepared: Prepared, clock: _Clock) -> None:
-    total = sum(nbytes(weight) for weight in prepared.stored_weights())
+def _write_sections(
+    artifact: ArtifactWriter,
+    prepared: Prepared,
+    stages: Stages,
+    cache: Cache,
+    quantize: ReusedWeights,
+) -> None:
+    stored = prepared.stored_weights()
+    numbers = {weight.name: number for number, weight in enumerate(stored, 1)}
+    total = sum(map(nbytes, stored))
+    tell = stages.so_far("writing weights", "bytes")
     for lowered in prepared.lowered:
-        clock.start(f"compiling for {lowered.compiler.name}")
+        stages.start(f"compiling for {lowered.compiler.name}")
         done = 0
 
         def written(size: int) -> None:
             nonlocal done
             done += size
-            clock.on_progress(Progress("writing weights", min(done, total), total, "bytes"))
+            tell(done, total)
+            cache.keep_free(max(0, total - done))
 
-        store = WeightStore(lowered.module.weights, prepared.leaves)
-        writer = SectionWriter(lowered.compiler.name, artifact, store, written)
+        def begun(weight: Weight) -> None:
+            verb = "quantizing" if isinstance(weight.type, QuantizedType) else "writing"
+            number = numbers.get(weight.name, 0)
+            stages.doing(f"{verb} {weight.name} (weight {number} of {len(numbers)})")
+
+        cache.keep_free(total)
+        store = WeightStore(lowered.module.weights, prepared.leaves, quantize)
+        writer = SectionWriter(lowered.compiler.name, artifact, store, written, begun)
         lowered.compiler.compile(lowered.module, prepared.options.target, writer)
         writer.finish()
 

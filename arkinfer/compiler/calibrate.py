@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -11,7 +12,8 @@ import numpy.typing as npt
 
 from arkinfer import ir
 from arkinfer.backend import RowStore
-from arkinfer.compiler.weights import Leaves, WeightStore
+from arkinfer.compiler.cache import Cache, arithmetic, code_of, key_of
+from arkinfer.compiler.weights import BLOCK, Leaves, WeightStore, elements_per_row, rows_of
 from arkinfer.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
@@ -41,13 +43,22 @@ opened at 9:30; by noon, prices had fallen 3.7 % and the rain had stopped.
 """
 
 
-def calibrated(module: ir.Module, leaves: Leaves, checkpoint: Checkpoint) -> Leaves:
+def calibrated(
+    module: ir.Module,
+    leaves: Leaves,
+    checkpoint: Checkpoint,
+    *,
+    cache: Cache | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Leaves:
     """The leaves, and the scales of every cache as `quantize-cache` names them.
 
     Args:
         module: fused; its caches still float; attributes `context` and `vocab_size`.
         leaves: the checkpoint's.
         checkpoint: its tokenizer.
+        cache: where scales are kept, by the content of all weights that they come from.
+        on_progress: told how many of how many matrices were worked through.
 
     Raises:
         CheckpointError: the tokenizer is missing, or gives ids that the model has not.
@@ -62,8 +73,56 @@ def calibrated(module: ir.Module, leaves: Leaves, checkpoint: Checkpoint) -> Lea
             f"{checkpoint.path} has a tokenizer that does not belong to its model",
             f"It gives the token {max(tokens)}, and vocab_size is {size}",
         )
-    scales = cache_scales(module, WeightStore(module.weights, leaves), tokens)
+    key = "" if cache is None or cache.folder is None else _key(module, leaves, tokens)
+    kept = cache.get(key) if cache is not None and key else None
+    if kept is None:
+        store = WeightStore(module.weights, leaves)
+        scales = cache_scales(module, store, tokens, on_progress=on_progress)
+        if cache is not None and key:
+            cache.put(key, [scale.tobytes() for scale in scales.values()])
+    else:
+        scales = _unpacked(module, kept)
     return _MoreLeaves(leaves, {f"{PREFIX}{name}": scale for name, scale in scales.items()})
+
+
+def _key(module: ir.Module, leaves: Leaves, tokens: Sequence[int]) -> str:
+    """By the graph, the tokens, and the bytes of every weight below it."""
+    probe = _probe(module)
+    code = code_of("ir", "packing", "compiler/calibrate.py")
+    facts = [code, arithmetic(), ir.print_module(probe), repr(tokens)]
+    used = {weight.name for node in probe.nodes() for weight in node.weights}
+    for name in sorted(_leaf_names(probe, used)):
+        digest = hashlib.sha256()
+        weight = probe.weights[name]
+        count, step = rows_of(weight), max(1, BLOCK // elements_per_row(weight))
+        for start in range(0, count, step):
+            rows = leaves.rows(name, start, min(start + step, count))
+            digest.update(rows.reshape(-1).view(np.uint8).data)
+        facts.append(f"{name} {digest.hexdigest()}")
+    return key_of("calibrations", *facts)
+
+
+def _leaf_names(module: ir.Module, names: set[str]) -> set[str]:
+    """The leaves that weights come from, themselves included."""
+    found: set[str] = set()
+    for name in names:
+        source = module.weights[name].source
+        found |= {name} if source is None else _leaf_names(module, set(source.inputs))
+    return found
+
+
+def _unpacked(module: ir.Module, data: bytearray) -> dict[str, npt.NDArray[np.float32]]:
+    """Scales by cache, from their bytes one after the other."""
+    step = module.functions["step"]
+    found: dict[str, npt.NDArray[np.float32]] = {}
+    offset = 0
+    for name, value in zip(step.output_names, step.outputs, strict=True):
+        if isinstance(value.type, ir.CacheType):
+            shape = cast("tuple[int, ...]", value.type.shape[1:])
+            found[name] = np.frombuffer(data, np.float32, int(np.prod(shape)), offset)
+            found[name] = found[name].reshape(shape)
+            offset += found[name].nbytes
+    return found
 
 
 def _tokens(checkpoint: Checkpoint) -> list[int]:
@@ -80,7 +139,11 @@ def _tokens(checkpoint: Checkpoint) -> list[int]:
 
 
 def cache_scales(
-    module: ir.Module, store: RowStore, tokens: Sequence[int]
+    module: ir.Module,
+    store: RowStore,
+    tokens: Sequence[int],
+    *,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """The largest magnitude of each channel over the tokens, as an int8 scale.
 
@@ -92,6 +155,7 @@ def cache_scales(
         module: fused; its caches still float.
         store: the numbers.
         tokens: at least one id.
+        on_progress: told how many of how many matrices were worked through.
 
     Returns:
         name of the cache -> float32 [kv heads, head_dim], positive.
@@ -115,12 +179,30 @@ def cache_scales(
         inputs[cache.name] = np.zeros((0, *cast("tuple[int, ...]", cache.type.shape[1:])), "f4")
     tables = {n.weights[0].name for n in step.nodes if n.op == "nn.embedding"}
     with threadpool_limits(limits=1, user_api="blas"):  # more add in another order: other bytes
-        outputs = ir.run_function(step, inputs, _FewRows(store, tables, ids))
+        outputs = ir.run_function(
+            step, inputs, _FewRows(store, tables, ids), observe=_counter(step, on_progress)
+        )
     scales: dict[str, npt.NDArray[np.float32]] = {}
     for name, value in zip(step.output_names, step.outputs, strict=True):
         high = _largest(outputs[name], rotated=_is_rotated(value))
         scales[name] = np.maximum(high * np.float32(MARGIN / 127), SMALLEST)
     return scales
+
+
+def _counter(
+    step: ir.Function, on_progress: Callable[[int, int], None]
+) -> Callable[[ir.Node, list[Array]], None]:
+    """An observer that counts the multiplications with matrices, which take the time."""
+    total = sum(node.op.endswith(".linear") for node in step.nodes)
+    done = 0
+
+    def count(node: ir.Node, results: list[Array]) -> None:
+        nonlocal done
+        if node.op.endswith(".linear"):
+            done += 1
+            on_progress(done, total)
+
+    return count
 
 
 def _largest(rows: Array, *, rotated: bool) -> npt.NDArray[np.float32]:

@@ -24,8 +24,9 @@ from arkinfer.compiler.prepare import (
     used_weights,
     with_int8_caches,
 )
+from arkinfer.compiler.resources import build_memory
 from arkinfer.compiler.section import ALIGNMENT, MeasuringWriter
-from arkinfer.compiler.weights import BLOCK, WeightStore, elements_per_row, nbytes, rows_of
+from arkinfer.compiler.weights import WeightStore, elements_per_row, nbytes, rows_of
 from arkinfer.models.config import ModelConfig
 from arkinfer.packing import Scheme
 from arkinfer.quant import round_to_nearest
@@ -33,14 +34,6 @@ from arkinfer.runtime.footprint import run_bytes
 
 if TYPE_CHECKING:
     from arkinfer.frontend.checkpoint import Checkpoint
-
-MIB = 1 << 20
-
-BUILD_BASE = 320 * MIB
-"""Resident memory of a build before any weight: Python, torch, and what tracing needs at once."""
-
-BUILD_PER_LAYER = 3 * MIB
-"""Of tracing, per layer."""
 
 TRACE_SECONDS = (3.0, 0.25)
 """Of starting torch, and per layer, where `_slowness` is 1."""
@@ -138,7 +131,7 @@ def plan(
     weight_bytes = sum(entries[name] for name in sections[0].own)
     memory = options.target.total_memory()
     base = run_bytes(weight_bytes, 0)
-    more_bytes, more_seconds = _calibration(module) if options.kv == "int8" else (0, 0.0)
+    calibration = _calibration(module) if options.kv == "int8" else 0.0
     return Plan(
         model=checkpoint.name,
         target=options.target.name,
@@ -152,10 +145,8 @@ def plan(
         kv_bytes=per_token * length,
         kv_bytes_per_token=per_token,
         run_bytes=base + per_token * length,
-        build_bytes=BUILD_BASE
-        + BUILD_PER_LAYER * config.num_hidden_layers
-        + max(_block_bytes(lowered), more_bytes),
-        build_seconds=round(_seconds(lowered, config) + more_seconds, 1),
+        build_bytes=build_memory(config, options.kv),
+        build_seconds=round(_seconds(lowered, config) + calibration, 1),
         largest_context=max(
             0, min(config.max_position_embeddings, (memory - base) // max(per_token, 1))
         ),
@@ -244,13 +235,6 @@ def _kv_bytes_per_token(module: ir.Module) -> int:
     )
 
 
-def _block_bytes(lowered: list[Lowered]) -> int:
-    """Working memory of the largest block of rows: read, float32, codes and their candidates."""
-    weights = used_weights([each.module for each in lowered])
-    widest = max(min(BLOCK, rows_of(w) * elements_per_row(w)) for w in weights)
-    return widest * 12
-
-
 def _seconds(lowered: list[Lowered], config: ModelConfig) -> float:
     """Tracing, and quantizing at the rate that a small matrix shows now."""
     rates: dict[Scheme, float] = {}
@@ -266,12 +250,11 @@ def _seconds(lowered: list[Lowered], config: ModelConfig) -> float:
     return seconds
 
 
-def _calibration(module: ir.Module) -> tuple[int, float]:
-    """Bytes and seconds of a pass over the built-in text: matrices come one by one, widened."""
+def _calibration(module: ir.Module) -> float:
+    """Seconds of a pass over the built-in text."""
     linears = [w for n in module.nodes() if n.op.endswith(".linear") for w in n.weights]
     counts = [rows_of(w) * elements_per_row(w) for w in linears[:-1]]  # the last is the head
-    seconds = sum(counts) * (2 / READ + TOKENS / MULTIPLICATIONS * _slowness())
-    return 8 * max(counts), seconds
+    return sum(counts) * (2 / READ + TOKENS / MULTIPLICATIONS * _slowness())
 
 
 def _slowness() -> float:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from arkinfer import ir
 from arkinfer.backend import Compiler, compiler
 from arkinfer.backend.placement import Placement, place
+from arkinfer.compiler.cache import Cache
 from arkinfer.compiler.weights import Leaves
 from arkinfer.errors import UsageError, nearest
 from arkinfer.ir.types import dtype_name
@@ -146,10 +147,20 @@ def prepare(
     options: BuildOptions,
     checkpoint: Checkpoint,
     *,
+    cache: Cache | None = None,
     dump_ir: str | Path | None = None,
     on_stage: Callable[[str], None] = lambda stage: None,
+    on_calibrated: Callable[[int, int], None] = lambda done, total: None,
 ) -> Prepared:
     """Traces and compiles the graph; reads no weight, unless to calibrate an int8 cache.
+
+    Args:
+        options: checked.
+        checkpoint: opened.
+        cache: may have the traced graph and the scales of an int8 cache.
+        dump_ir: a folder for the IR after each pass.
+        on_stage: told what is done next.
+        on_calibrated: told how many of how many matrices calibration went through.
 
     Raises:
         UsageError: the context is longer than the model's positions reach.
@@ -157,14 +168,15 @@ def prepare(
         CheckpointError: what calibration needs is damaged or missing.
     """
     from arkinfer.compiler.calibrate import calibrated
+    from arkinfer.compiler.reuse import traced
     from arkinfer.frontend.leaves import LeafSource
-    from arkinfer.frontend.trace import trace
     from arkinfer.passes import run_pipeline, standard_pipeline
 
+    cache = cache or Cache(None)
     config = checkpoint.config
     context = options.context_for(config)
     on_stage("tracing the model")
-    module = trace(config, context)
+    module = traced(config, context, cache)
     leaves = LeafSource(checkpoint, config, context)
     _retype_leaves(module, {name: dtype_name(leaves.dtype(name)) for name in leaves.names()})
     on_stage("optimizing the graph")
@@ -180,8 +192,8 @@ def prepare(
     dtype = options.dtype or _user_dtype(leaves.dtype("model.embed_tokens.weight"))
     if options.kv == "int8":
         on_stage("calibrating the cache")
-        calibrated_leaves = calibrated(fused, leaves, checkpoint)
-        return Prepared(options, module, lowered, calibrated_leaves, context, dtype)
+        scaled = calibrated(fused, leaves, checkpoint, cache=cache, on_progress=on_calibrated)
+        return Prepared(options, module, lowered, scaled, context, dtype)
     return Prepared(options, module, lowered, leaves, context, dtype)
 
 

@@ -16,12 +16,16 @@ class Progress:
         done: how much of it, in `unit`.
         total: of how much; 0: unknown.
         unit: "bytes" or "".
+        seconds: how long the stage took in earlier builds of such models; 0: unknown.
+        note: a sentence for the user that is worth keeping; else "".
     """
 
     stage: str
     done: int = 0
     total: int = 0
     unit: str = ""
+    seconds: float = 0.0
+    note: str = ""
 
 
 OnProgress: TypeAlias = Callable[[Progress], None]

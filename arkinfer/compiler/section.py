@@ -30,6 +30,7 @@ class SectionWriter:
         artifact: where tensors and files go.
         store: the numbers.
         on_bytes: told how many bytes of weights were written, as they are.
+        on_weight: told which weight is next.
     """
 
     def __init__(
@@ -38,9 +39,10 @@ class SectionWriter:
         artifact: ArtifactWriter,
         store: WeightStore,
         on_bytes: Callable[[int], None] = lambda size: None,
+        on_weight: Callable[[Weight], None] = lambda weight: None,
     ) -> None:
         self._backend, self._artifact, self._store = backend, artifact, store
-        self._on_bytes = on_bytes
+        self._on_bytes, self._on_weight = on_bytes, on_weight
         self._tensors: list[str] = []
         self._config: dict[str, Any] = {}
         self._requires: dict[str, str] = {}
@@ -51,6 +53,7 @@ class SectionWriter:
 
     def weight(self, weight: Weight) -> dict[str, str]:
         names = part_names(weight)
+        self._on_weight(weight)
         if isinstance(weight.type, QuantizedType):
             if not self._artifact.has_tensor(names["codes"]):
                 self._quantized(weight, weight.type, names)

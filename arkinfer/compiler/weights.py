@@ -5,7 +5,7 @@ No stage holds a model in memory: a weight is a rule over others, and every rule
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from arkinfer.errors import ArkError, InternalError
 from arkinfer.ir import DTYPES, QuantizedType, TensorType, Weight
-from arkinfer.packing import QuantizedTensor, parse_scheme
+from arkinfer.packing import QuantizedTensor, Scheme, parse_scheme
 from arkinfer.quant import round_to_nearest
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -30,6 +30,22 @@ class Leaves(Protocol):
         ...
 
 
+Quantizer: TypeAlias = Callable[[str, Array, Scheme, bool], QuantizedTensor]
+"""The name of a weight, rows of its matrix, the scheme, whether to clip -> the rows quantized."""
+
+
+def quantize_rows(name: str, rows: Array, scheme: Scheme, clip: bool) -> QuantizedTensor:
+    """Rows by round-to-nearest; the plain `Quantizer`.
+
+    Raises:
+        CheckpointError: the rows hold numbers that are not finite; names the weight.
+    """
+    try:
+        return round_to_nearest(rows, scheme, clip=clip)
+    except ArkError as error:
+        raise type(error)(f"@{name}: {error.what}", error.why, error.fix) from None
+
+
 class WeightStore:
     """The numbers behind the weight symbols of a module.
 
@@ -37,11 +53,18 @@ class WeightStore:
         weights: every symbol by name, as in `Module.weights`; read when needed, so that passes
             may add to it.
         leaves: gives those without a source.
+        quantize: makes the rows of weights by the rule "rtn".
     """
 
-    def __init__(self, weights: Mapping[str, Weight], leaves: Leaves) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, Weight],
+        leaves: Leaves,
+        quantize: Quantizer = quantize_rows,
+    ) -> None:
         self._weights = weights
         self._leaves = leaves
+        self._quantize = quantize
 
     def load(self, weight: Weight) -> Array | QuantizedTensor:
         """The whole weight, in its type's dtype and shape."""
@@ -86,15 +109,9 @@ class WeightStore:
         if source.rule == "cast":
             return matrix.astype(DTYPES[cast(str, options["to"])])
         if source.rule == "rtn":
-            return self._rtn(weight, matrix, options)
+            scheme = parse_scheme(cast(str, options["scheme"]))
+            return self._quantize(weight.name, matrix, scheme, bool(options.get("clip", True)))
         raise InternalError(f'@{weight.name} comes by the unknown rule "{source.rule}"')
-
-    def _rtn(self, weight: Weight, matrix: Array, options: Mapping[str, Any]) -> QuantizedTensor:
-        scheme = parse_scheme(options["scheme"])
-        try:
-            return round_to_nearest(matrix, scheme, clip=options.get("clip", True))
-        except ArkError as error:
-            raise type(error)(f"@{weight.name}: {error.what}", error.why, error.fix) from None
 
     def _concat(self, inputs: list[Weight], start: int, stop: int) -> Array:
         parts: list[Array] = []

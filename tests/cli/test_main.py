@@ -70,8 +70,8 @@ def _errors_of(script: str) -> str:
 @pytest.mark.parametrize(
     ("args", "code", "text"),
     [
-        (["rum"], 2, 'There is no command "rum". Did you mean "run"? Known: bench, build, eval, '
-         "inspect, plan, run, sign, verify."),
+        (["rum"], 2, 'There is no command "rum". Did you mean "run"? Known: '
+         f"{', '.join(sorted(cli.COMMANDS))}."),
         (["verify"], 2, r"""Missing argument '\S*'. See "arkinfer verify --help"."""),
         (["verify", "a", "b"], 2,
          r'Got unexpected extra argument.*b.*. See "arkinfer verify --help".'),
