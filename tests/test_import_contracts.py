@@ -29,6 +29,7 @@ BREACHES = {
     "backend": ("arkinfer/backend/placement.py", "import arkinfer.runtime.stop"),
     "report": ("arkinfer/report/files.py", "import arkinfer.cli.table"),
     "doctor": ("arkinfer/doctor/gpu.py", "import arkinfer.frontend.hub"),
+    "align": ("arkinfer/compiler/plan.py", "import arkinfer.align.compare"),
     "testing": ("arkinfer/cli/bench.py", "from arkinfer.testing import make_checkpoint"),
 }
 """Contract -> (file, what is added to it)."""

@@ -23,6 +23,7 @@ COMMANDS = {
     "verify": "Check every bit of an .ark file.",
     "sign": "Sign an .ark file, so that others can tell who built it.",
     "doctor": "Say what this machine can run and build, and what mends each gap.",
+    "align": "Find the op at which an .ark file leaves its model.",
     "bench": "Measure how fast an .ark file runs here, and its memory.",
     "eval": "Measure how well an .ark file predicts a text (perplexity).",
     "cache": "Show or shrink what builds keep for the next one.",

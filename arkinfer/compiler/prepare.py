@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from arkinfer import ir
 from arkinfer.backend import Compiler, compiler
@@ -24,12 +24,20 @@ if TYPE_CHECKING:
     import numpy as np
 
     from arkinfer.frontend.checkpoint import Checkpoint
+    from arkinfer.passes import Pass
 
 DTYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 """What a user calls a dtype -> what the IR calls it."""
 
 CACHES = {"fp32": "f32", "int8": "i8"}
 """What a user calls a dtype of the key-value cache -> what the IR calls it."""
+
+Watch: TypeAlias = "Callable[[str, ir.Module], None]"
+"""Shown the module as it is traced, copied, and after each pass: how `arkinfer.align` follows a
+build without a pipeline of its own. The module is changed in place after that."""
+
+TRACED, COPIED = "traced", "copied"
+"""What a watcher is told of a module that no pass made; after a pass it is the pass's spec."""
 
 CHUNK = 512
 """Tokens of one prefill step, unless asked otherwise."""
@@ -133,6 +141,10 @@ class Prepared:
         return used_weights([each.module for each in self.lowered])
 
 
+def unwatched(step: str, module: ir.Module) -> None:
+    """Looks at nothing."""
+
+
 def used_weights(modules: list[ir.Module]) -> list[ir.Weight]:
     """The weights that nodes of any of these modules use, each once, in order of use."""
     found: dict[str, ir.Weight] = {}
@@ -151,6 +163,7 @@ def prepare(
     dump_ir: str | Path | None = None,
     on_stage: Callable[[str], None] = lambda stage: None,
     on_calibrated: Callable[[int, int], None] = lambda done, total: None,
+    watch: Watch = unwatched,
 ) -> Prepared:
     """Traces and compiles the graph; reads no weight, unless to calibrate an int8 cache.
 
@@ -161,6 +174,11 @@ def prepare(
         dump_ir: a folder for the IR after each pass.
         on_stage: told what is done next.
         on_calibrated: told how many of how many matrices calibration went through.
+        options: what was asked for.
+        checkpoint: the model.
+        dump_ir: a folder for the IR after each pass.
+        on_stage: told what is being done.
+        watch: shown every state of the module.
 
     Raises:
         UsageError: the context is longer than the model's positions reach.
@@ -170,7 +188,7 @@ def prepare(
     from arkinfer.compiler.calibrate import calibrated
     from arkinfer.compiler.reuse import traced
     from arkinfer.frontend.leaves import LeafSource
-    from arkinfer.passes import run_pipeline, standard_pipeline
+    from arkinfer.passes import standard_pipeline
 
     cache = cache or Cache(None)
     config = checkpoint.config
@@ -179,16 +197,19 @@ def prepare(
     module = traced(config, context, cache)
     leaves = LeafSource(checkpoint, config, context)
     _retype_leaves(module, {name: dtype_name(leaves.dtype(name)) for name in leaves.names()})
+    watch(TRACED, module)
     on_stage("optimizing the graph")
     folder = None if dump_ir is None else Path(dump_ir)
     store = None if options.dtype is None else DTYPES[options.dtype]
-    run_pipeline(module, standard_pipeline(options.quant, store), dump_dir=folder)
+    _run(module, standard_pipeline(options.quant, store), folder, watch)
     chunk = min(options.chunk, context)
     module.attributes |= {"context": context, "chunk": chunk, "vocab_size": config.vocab_size}
     fused = module
     if options.kv == "int8":
-        module = with_int8_caches(fused, folder)
-    lowered = tuple(legalize(module, each, options.target, folder) for each in options.compilers)
+        module = with_int8_caches(fused, folder, watch)
+    lowered = tuple(
+        legalize(module, each, options.target, folder, watch) for each in options.compilers
+    )
     dtype = options.dtype or _user_dtype(leaves.dtype("model.embed_tokens.weight"))
     if options.kv == "int8":
         on_stage("calibrating the cache")
@@ -197,14 +218,23 @@ def prepare(
     return Prepared(options, module, lowered, leaves, context, dtype)
 
 
-def with_int8_caches(module: ir.Module, dump_dir: Path | None = None) -> ir.Module:
+def with_int8_caches(
+    module: ir.Module, dump_dir: Path | None = None, watch: Watch = unwatched
+) -> ir.Module:
     """A copy whose caches are int8; their scales are leaves that calibration gives."""
-    from arkinfer.passes import pass_named, run_pipeline
+    from arkinfer.passes import pass_named
 
     own = ir.parse_module(ir.print_module(module))
+    watch(COPIED, own)
     folder = None if dump_dir is None else dump_dir / "int8-cache"
-    run_pipeline(own, [pass_named("quantize-cache")], dump_dir=folder)
+    _run(own, [pass_named("quantize-cache")], folder, watch)
     return own
+
+
+def _run(module: ir.Module, passes: list[Pass], dump_dir: Path | None, watch: Watch) -> None:
+    from arkinfer.passes import run_pipeline
+
+    run_pipeline(module, passes, dump_dir=dump_dir, on_pass=lambda run: watch(run.spec, module))
 
 
 def _retype_leaves(module: ir.Module, dtypes: Mapping[str, str]) -> None:
@@ -226,12 +256,17 @@ def _user_dtype(dtype: np.dtype[Any]) -> str:
 
 
 def legalize(
-    module: ir.Module, backend: Compiler, target: Target, dump_dir: Path | None
+    module: ir.Module,
+    backend: Compiler,
+    target: Target,
+    dump_dir: Path | None,
+    watch: Watch = unwatched,
 ) -> Lowered:
     """A copy of the module with what the backend wants rewritten, and every node's home."""
-    from arkinfer.passes import pass_named, run_pipeline
+    from arkinfer.passes import pass_named
 
     own = ir.parse_module(ir.print_module(module))
+    watch(COPIED, own)
     folder = None if dump_dir is None else dump_dir / backend.name
-    run_pipeline(own, [pass_named(name) for name in backend.legalizations], dump_dir=folder)
+    _run(own, [pass_named(name) for name in backend.legalizations], folder, watch)
     return Lowered(backend, own, place(own, backend, target))

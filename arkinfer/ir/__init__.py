@@ -9,10 +9,19 @@ from arkinfer.ir.core import (
     Node,
     Operand,
     Remark,
+    Replacement,
     Value,
     Weight,
 )
-from arkinfer.ir.interp import Observer, RandomWeights, WeightStore, random_inputs, run_function
+from arkinfer.ir.interp import (
+    Observer,
+    RandomWeights,
+    WeightStore,
+    load_wide,
+    random_inputs,
+    run_function,
+    run_op,
+)
 from arkinfer.ir.ops import OPS, infer_types, op_class
 from arkinfer.ir.parse import parse_module
 from arkinfer.ir.text import print_function, print_module, print_node, value_names
@@ -45,6 +54,7 @@ __all__ = [
     "QuantizedType",
     "RandomWeights",
     "Remark",
+    "Replacement",
     "Sym",
     "TensorType",
     "Type",
@@ -53,6 +63,7 @@ __all__ = [
     "WeightStore",
     "dim",
     "infer_types",
+    "load_wide",
     "op_class",
     "parse_module",
     "parse_type",
@@ -61,6 +72,7 @@ __all__ = [
     "print_node",
     "random_inputs",
     "run_function",
+    "run_op",
     "value_names",
     "verify_module",
 ]

@@ -83,6 +83,14 @@ class Node:
         return [o for o in self.operands if isinstance(o, Weight)]
 
 
+@dataclass(frozen=True)
+class Replacement:
+    """What stands for a value that is gone, and that times `factor`."""
+
+    value: Value
+    factor: float = 1.0
+
+
 @dataclass(eq=False)
 class Function:
     """A named list of nodes in execution order. Input names are part of its interface."""
@@ -92,6 +100,9 @@ class Function:
     nodes: list[Node] = field(default_factory=list[Node])
     outputs: list[Value] = field(default_factory=list[Value])
     output_names: list[str] = field(default_factory=list[str])
+    replaced: dict[Value, Replacement] = field(default_factory=dict["Value", "Replacement"])
+    """What stands for values that passes took away. Not part of the function's identity, nor of
+    its text: `arkinfer.align` compares the one with the other."""
 
     def users(self) -> dict[Value, list[Node]]:
         """Who uses each value (a node once per operand). Outputs of the function do not count."""
@@ -103,11 +114,24 @@ class Function:
                 found.setdefault(value, [])
         return found
 
-    def replace_value(self, old: Value, new: Value) -> None:
-        """Every use of `old`, outputs included, becomes a use of `new`."""
+    def replace_values(self, new: Mapping[Value, Value], factor: float = 1.0) -> None:
+        """Every use of a key, inputs and outputs included, becomes a use of what stands for it.
+
+        Args:
+            new: value -> what stands for it; that may be a key itself.
+            factor: what the new values are of the old ones, where a pass scales them on purpose.
+        """
+
+        def now(value: Value) -> Value:
+            while value in new:
+                value = new[value]
+            return value
+
         for node in self.nodes:
-            node.operands = [new if operand is old else operand for operand in node.operands]
-        self.outputs = [new if value is old else value for value in self.outputs]
+            node.operands = [now(o) if isinstance(o, Value) else o for o in node.operands]
+        self.inputs = [now(value) for value in self.inputs]
+        self.outputs = [now(value) for value in self.outputs]
+        self.replaced |= {old: Replacement(value, factor) for old, value in new.items()}
 
     def insert_before(self, anchor: Node, fresh: Iterable[Node]) -> None:
         index = self.nodes.index(anchor)
@@ -236,6 +260,7 @@ __all__ = [
     "Node",
     "Operand",
     "Remark",
+    "Replacement",
     "Value",
     "Weight",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
@@ -11,7 +11,7 @@ from arkinfer.errors import InternalError
 from arkinfer.ir.core import Attribute, Function, Node, Value, Weight
 from arkinfer.ir.ops import op_class
 from arkinfer.ir.ops.base import Array, Data, wide
-from arkinfer.ir.types import DTYPES, QuantizedType, Sym, TensorType, evaluate
+from arkinfer.ir.types import DTYPES, QuantizedType, Sym, TensorType, Type, evaluate
 
 Observer: TypeAlias = Callable[[Node, list[Array]], None]
 
@@ -48,7 +48,7 @@ def run_function(
     symbols = bind_symbols(function, inputs)
     for value in function.inputs:
         given = inputs[value.name]
-        environment[value] = given.astype(dtype) if _is_float(value) else given
+        environment[value] = given.astype(dtype) if _is_float(value.type) else given
     last_use = _last_uses(function)
     for index, node in enumerate(function.nodes):
         operands: list[Data] = []
@@ -56,12 +56,10 @@ def run_function(
             if isinstance(operand, Value):
                 operands.append(environment[operand])
             else:
-                loaded = store.load(operand)
-                operands.append(wide(loaded) if isinstance(loaded, np.ndarray) else loaded)
-        attributes = {k: _bound(v, symbols) for k, v in node.attributes.items()}
-        results = op_class(node.op).ref(operands, attributes)
-        for value, result in zip(node.results, results, strict=True):
-            environment[value] = result.astype(dtype) if _is_float(value) else result
+                operands.append(load_wide(operand, store))
+        kinds = [value.type for value in node.results]
+        results = run_op(node.op, operands, node.attributes, symbols, kinds, dtype=dtype)
+        environment.update(zip(node.results, results, strict=True))
         if observe is not None:
             observe(node, [environment[value] for value in node.results])
         for value in last_use.get(index, ()):
@@ -70,6 +68,37 @@ def run_function(
         name: environment[value]
         for name, value in zip(function.output_names, function.outputs, strict=True)
     }
+
+
+def run_op(
+    op: str,
+    operands: Sequence[Data],
+    attributes: Mapping[str, Attribute],
+    symbols: Mapping[str, int],
+    kinds: Sequence[Type],
+    *,
+    dtype: Any = np.float32,
+) -> list[Array]:
+    """The results of one op, floats in `dtype`.
+
+    Args:
+        op: its name.
+        operands: what it reads.
+        attributes: all of them; symbols in them are bound by `symbols`.
+        kinds: the types of the results.
+    """
+    bound = {name: _bound(value, symbols) for name, value in attributes.items()}
+    results = op_class(op).ref(operands, bound)
+    return [
+        result.astype(dtype, copy=False) if _is_float(kind) else result
+        for kind, result in zip(kinds, results, strict=True)
+    ]
+
+
+def load_wide(weight: Weight, store: WeightStore) -> Data:
+    """A weight as ops read it: floats in at least 32 bits."""
+    loaded = store.load(weight)
+    return wide(loaded) if isinstance(loaded, np.ndarray) else loaded
 
 
 def bind_symbols(function: Function, inputs: Mapping[str, Array]) -> dict[str, int]:
@@ -100,9 +129,8 @@ def _bound(attribute: Attribute, symbols: Mapping[str, int]) -> Any:
     return evaluate(attribute, symbols) if isinstance(attribute, Sym) else attribute
 
 
-def _is_float(value: Value) -> bool:
-    kind = getattr(value.type, "dtype", "")
-    return kind in ("f32", "f16", "bf16", "f64")
+def _is_float(kind: Type) -> bool:
+    return getattr(kind, "dtype", "") in ("f32", "f16", "bf16", "f64")
 
 
 def _last_uses(function: Function) -> dict[int, list[Value]]:

@@ -29,5 +29,5 @@ def _merge(function: Function) -> bool:
             same.update(zip(node.results, known, strict=True))
     merged = {value for value in same}
     function.nodes = [n for n in function.nodes if not merged.intersection(n.results)]
-    function.outputs = [same.get(value, value) for value in function.outputs]
+    function.replace_values(same)
     return len(function.nodes) != kept

@@ -61,8 +61,10 @@ def _rescale(module: Module, function: Function, embedding: Node) -> bool:
     need(why is None, why or "")
     swapped = dict(zip(old, new, strict=True))
     function.nodes = [swapped.get(node, node) for node in function.nodes]
-    for value, fresh in renamed.items():
-        function.replace_value(value, fresh)
+    norms = {node.result for node in stream.norms}
+    stays = {value: fresh for value, fresh in renamed.items() if value in norms}
+    function.replace_values(stays)
+    function.replace_values({v: f for v, f in renamed.items() if v not in norms}, factor=1 / r)
     return True
 
 

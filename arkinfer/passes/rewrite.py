@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from arkinfer import ir
-from arkinfer.ir import Builder, Function, Module, Node, Operand, Value, Weight
+from arkinfer.ir import Builder, Function, Module, Node, Operand, Value
 from arkinfer.passes.match import NoMatch, Pattern, Uses, need
 from arkinfer.passes.prove import refutation
 
@@ -112,17 +112,10 @@ class Round:
         for node in function.nodes:
             nodes += self._placed.get(node, ())
             nodes.append(node)
-        for node in nodes:
-            node.operands = [o if isinstance(o, Weight) else self._now(o) for o in node.operands]
-        function.inputs = [self._now(value) for value in function.inputs]
-        function.outputs = [self._now(value) for value in function.outputs]
+        function.nodes = nodes
+        function.replace_values(self._replaced)
         function.nodes = _without_dead(nodes, function.outputs, self._matched)
         return True
-
-    def _now(self, value: Value) -> Value:
-        while value in self._replaced:
-            value = self._replaced[value]
-        return value
 
 
 def _dtype(value: Value) -> str:

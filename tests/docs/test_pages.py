@@ -31,7 +31,7 @@ from tests.docs.pages import (
     text_of,
 )
 
-SLOW = ("docs/guide.md", "docs/quantization.md", "docs/backends.md")
+SLOW = ("docs/commands/align.md", "docs/guide.md", "docs/quantization.md", "docs/backends.md")
 EXAMPLES = [
     pytest.param(page, marks=pytest.mark.slow if named(page) in SLOW else (), id=named(page))
     for page in PAGES

@@ -1,0 +1,77 @@
+"""How an artifact was built, read from the artifact, and what to run it on. Knows no stage."""
+
+from __future__ import annotations
+
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from arkinfer import ir
+from arkinfer.align.stored import parsed
+from arkinfer.compiler.calibrate import TEXT
+from arkinfer.compiler.prepare import BuildOptions
+from arkinfer.errors import UsageError
+from arkinfer.ir import QuantizedType
+from arkinfer.ir.types import dtype_name
+from arkinfer.runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from arkinfer.artifact import Artifact, Section
+    from arkinfer.frontend.checkpoint import Checkpoint
+
+Array = npt.NDArray[Any]
+
+_USER = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
+
+
+def options_of(artifact: Artifact, section: Section, checkpoint: Checkpoint) -> BuildOptions:
+    """What `arkinfer build` was told for this section.
+
+    Raises:
+        ArtifactError: the file's IR cannot be read.
+        UsageError: it names a target, backend or scheme that this arkinfer does not know.
+    """
+    facts = cast("dict[str, Any]", artifact.manifest)
+    module = parsed(artifact, "ir.txt")
+    stored = checkpoint.dtype("model.embed_tokens.weight")
+    dtype = facts.get("dtype")
+    quantized = any(isinstance(w.type, QuantizedType) for n in module.nodes() for w in n.weights)
+    return BuildOptions.make(
+        facts["target"]["name"],
+        facts.get("quant", "none"),
+        section.backend,
+        _embedding(module) if quantized else None,
+        None if dtype == _USER.get(dtype_name(stored)) else dtype,
+        cast(int, module.attributes["context"]),
+        cast(int, module.attributes["chunk"]),
+        facts.get("kv", "fp32"),
+    )
+
+
+def _embedding(module: ir.Module) -> str:
+    for node in module.nodes():
+        if node.op in ("nn.embedding", "quant.embedding"):
+            kind = node.weights[0].type
+            return kind.scheme.name if isinstance(kind, QuantizedType) else "none"
+    return "none"
+
+
+def prompt_tokens(artifact: Artifact, text: str | None, count: int) -> Array:
+    """The first `count` tokens of a text as the model reads it, int64; a short one is repeated.
+
+    Args:
+        artifact: its tokenizer.
+        text: None: the text that caches are calibrated on.
+        count: at least 1.
+
+    Raises:
+        UsageError: the text has no token.
+    """
+    bos = artifact.manifest["tokens"]["bos"]
+    tokenizer = Tokenizer(artifact.read("tokenizer.json"), bos=bos)
+    ids = tokenizer.encode(TEXT if text is None else text)
+    if not ids:
+        raise UsageError("The prompt is empty", fix="Give some words")
+    return np.fromiter(islice(cycle(ids), count), np.int64, count)

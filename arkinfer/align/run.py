@@ -1,0 +1,234 @@
+"""Aligns an artifact with its model: every stage in order, up to the first out of tolerance.
+
+Knows no backend by name and no terminal.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from arkinfer import ir
+from arkinfer.align import stored
+from arkinfer.align.compare import compare
+from arkinfer.align.executed import Executed, Step, observe
+from arkinfer.align.options import options_of, prompt_tokens
+from arkinfer.align.report import Finding, Report, StageReport
+from arkinfer.align.snapshot import Snapshot
+from arkinfer.align.steps import Build, first_inputs
+from arkinfer.align.tolerance import Tolerance
+from arkinfer.align.weights import CheckedWeights
+from arkinfer.artifact import Artifact, Section
+from arkinfer.compiler.prepare import COPIED, Prepared, prepare
+from arkinfer.compiler.weights import WeightStore
+from arkinfer.errors import UsageError
+from arkinfer.ir import Value
+from arkinfer.runtime.contract import LoadOptions
+from arkinfer.runtime.registry import choose_section, open_section
+
+if TYPE_CHECKING:
+    from arkinfer.frontend.checkpoint import Checkpoint
+
+Array = npt.NDArray[Any]
+
+TOKENS = 32
+"""How many are run unless asked otherwise: every position sees others, and it stays cheap."""
+
+FREE = Tolerance(math.inf, math.inf, "for information: what quantization and kernels cost in all")
+
+
+def align(
+    artifact: Artifact,
+    checkpoint: Checkpoint | None,
+    *,
+    model: str = "",
+    backend: str | None = None,
+    tokens: int = TOKENS,
+    prompt: str | None = None,
+    go_on: bool = False,
+    threads: int | None = None,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> Report:
+    """Compares every stage from the torch module to the backend's kernels.
+
+    Args:
+        artifact: the file.
+        checkpoint: what it was built from; None: its kernels against its own IR alone.
+        model: what the user calls the checkpoint.
+        backend: whose section; None: the first.
+        tokens: how many of the prompt are run.
+        prompt: None: a built-in text.
+        go_on: past the first failure?
+        threads: of the backend.
+        on_stage: told what is being done.
+
+    Raises:
+        UsageError: the artifact has no such section, or a number makes no sense.
+        ArtifactError: the file is too old, or damaged.
+        CheckpointError: the checkpoint is damaged.
+        UnsupportedError, DeviceError: the section cannot be observed here.
+    """
+    section = choose_section(artifact, backend)
+    module = stored.module_of(artifact, section)
+    most = min(int(str(module.attributes[name])) for name in ("chunk", "context"))
+    if not 1 <= tokens <= most:
+        raise UsageError(
+            f"{tokens} tokens cannot be run at once",
+            f"The section was compiled for steps of at most {most}",
+            f"Give a number from 1 to {most}",
+        )
+    ids = prompt_tokens(artifact, prompt, tokens + 1)
+    same = None if checkpoint is None else same_source(artifact, checkpoint)
+    report = Report(model, str(artifact.path), section.backend, tokens, same)
+    if same is False:
+        report.notes.append(
+            f"{artifact.path} was not built from {model or checkpoint}: the digests of their "
+            "sources differ, so that what follows compares two models."
+        )
+    run = _Run(artifact, section, ids, report, go_on, threads, on_stage)
+    if checkpoint is not None:
+        run.build(checkpoint)
+    if not run.stopped:
+        run.execute(module)
+    return report
+
+
+def same_source(artifact: Artifact, checkpoint: Checkpoint) -> bool | None:
+    """Was the file built from this checkpoint? None: it does not say from which."""
+    source: dict[str, Any] = dict(artifact.manifest.get("source", {}))
+    digest = source.get("digest")
+    return None if digest is None else digest == checkpoint.source_digest()
+
+
+@dataclass
+class _Run:
+    """One alignment under way."""
+
+    artifact: Artifact
+    section: Section
+    tokens: Array
+    report: Report
+    go_on: bool
+    threads: int | None
+    on_stage: Callable[[str], None]
+    truth: dict[Value, Array] = field(default_factory=dict[Value, Array])
+    """Values of the legalized module, as torch has them."""
+    legalized: Snapshot | None = None
+    weights: ir.WeightStore | None = None
+    """Of the build."""
+
+    @property
+    def stopped(self) -> bool:
+        return not self.go_on and not self.report.aligned
+
+    def build(self, checkpoint: Checkpoint) -> None:
+        """Torch, the traced graph, each pass, and what the file holds."""
+        snapshots: list[Snapshot] = []
+        prepared = prepare(
+            options_of(self.artifact, self.section, checkpoint),
+            checkpoint,
+            on_stage=self.on_stage,
+            watch=lambda step, module: snapshots.append(Snapshot.of(step, module)),
+        )
+        first = self.tokens[:-1]
+        symbols = {"T": len(first), "R": len(first), "S": 0}
+        build = Build(first_inputs(snapshots[0], first), symbols)
+        self._torch(build, snapshots[0], checkpoint, prepared)
+        checked = CheckedWeights({}, WeightStore({}, prepared.leaves))
+        for before, after in pairwise(snapshots):
+            if self.stopped:
+                return
+            checked.use(after.weights, WeightStore(after.weights, prepared.leaves))
+            name = "" if after.step == COPIED else after.step
+            self._stage(name, ("before", "after"), build.step(before, after, checked))
+        if not self.stopped:
+            self.legalized, self.truth, self.weights = snapshots[-1], build.values, checked
+            self._file(prepared, checked)
+
+    def _torch(
+        self, build: Build, traced: Snapshot, checkpoint: Checkpoint, prepared: Prepared
+    ) -> None:
+        from arkinfer.align.capture import run_torch
+
+        self.on_stage("running the torch module")
+        run = run_torch(checkpoint.config, checkpoint.read, prepared.context, self.tokens[:-1])
+        store = WeightStore(traced.weights, prepared.leaves)
+        self._stage("traced", ("torch", "traced"), build.torch(run, traced, store))
+
+    def _file(self, prepared: Prepared, checked: CheckedWeights) -> None:
+        sides = ("build", "file")
+        graphs = stored.graphs(self.artifact, self.section, prepared)
+        self._stage("the file's graphs", sides, graphs, always=True)
+        if self.stopped:
+            return
+        self.on_stage("comparing the file's weights")
+        began = time.monotonic()
+        compared, found, notes = stored.weights(
+            self.artifact, self.section, prepared.lowered[0], prepared, checked,
+            first_only=not self.go_on,
+        )  # fmt: skip
+        seconds = time.monotonic() - began
+        self.report.stages.append(
+            StageReport("the file's weights", sides, compared, found, notes, seconds)
+        )
+
+    def execute(self, module: ir.Module) -> None:
+        """The backend's kernels."""
+        name = self.section.backend
+        self.on_stage(f"running {name}")
+        steps = self._observed(module)
+        graph = Snapshot.of("stored", module)
+        executed = Executed(name, graph, stored.StoredWeights(self.artifact, self.weights))
+        self.on_stage(f"computing what {name} computed")
+        executed.compute(steps)
+        self._stage(f"backend {name}", ("ir", name), executed.findings(steps), always=True)
+        if self.legalized is not None and not self.stopped:
+            self._stage("end to end", ("torch", name), self._drift(graph, steps[0]))
+
+    def _observed(self, module: ir.Module) -> Sequence[Step]:
+        name, executable = open_section(
+            self.artifact, self.section.backend, LoadOptions(self.threads, observe=True)
+        )
+        try:
+            chunks = [self.tokens[:-1], self.tokens[-1:]]
+            room = executable.max_context >= len(self.tokens)
+            return observe(executable, name, chunks if room else chunks[:1])
+        finally:
+            executable.close()
+
+    def _drift(self, graph: Snapshot, step: Step) -> Iterator[Finding]:
+        """Every value of the backend beside torch's."""
+        assert self.legalized is not None
+        last = max(1, len(graph.lines) - 1)
+        for index, (line, ours) in enumerate(zip(graph.lines, self.legalized.lines, strict=True)):
+            for value, twin in zip(line.results, ours.results, strict=True):
+                shown = step.shown.get(graph.names[value])
+                if shown is not None and shown.dtype.kind == "f":
+                    difference = compare(shown, self.truth[twin])
+                    yield Finding(line.text, line.op, line.loc, index / last, difference, FREE)
+
+    def _stage(
+        self,
+        name: str,
+        sides: tuple[str, str],
+        findings: Iterable[Finding],
+        *,
+        always: bool = False,
+    ) -> None:
+        """Takes findings up to the first that is wrong; a stage without any is not listed."""
+        self.on_stage(f"comparing {name}")
+        stage, began = StageReport(name, sides), time.monotonic()
+        for finding in findings:
+            stage.compared += 1
+            stage.findings.append(finding)
+            if finding.wrong and not self.go_on:
+                break
+        stage.seconds = time.monotonic() - began
+        if stage.findings or always:
+            self.report.stages.append(stage)

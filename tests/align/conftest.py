@@ -1,0 +1,52 @@
+"""Small models, built for each backend once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arkinfer.align.report import Report
+from arkinfer.align.run import align
+from arkinfer.artifact import open_artifact
+from arkinfer.compiler.build import build
+from arkinfer.frontend.checkpoint import open_checkpoint
+from arkinfer.testing import make_checkpoint, preset
+
+SHAPE: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": 320,
+    "max_position_embeddings": 64,
+    "rope_scaling": None,
+}
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(preset("tiny", **SHAPE), 0, tmp_path_factory.mktemp("align") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def int4(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For ONNX Runtime and the reference."""
+    path = tmp_path_factory.mktemp("int4") / "int4.ark"
+    build(checkpoint, quant="int4-g32", output=path, backend=("onnxruntime", "reference"))
+    return path
+
+
+@pytest.fixture
+def aligned(checkpoint: Path) -> Callable[..., Report]:
+    """Aligns a file with the model that all of these tests share."""
+
+    def run(path: Path, **options: Any) -> Report:
+        with open_artifact(path) as artifact, open_checkpoint(checkpoint) as source:
+            return align(artifact, source, model="tiny", **options)
+
+    return run
