@@ -42,7 +42,7 @@ EXAMPLES = [
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Runs a command as a user would who activated this environment and has nothing cached; what
     pip installs is put into the folder, for the commands that follow."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "HF_"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "HF_", "ARKINFER_"))}
     packages = folder / "packages"
     ours = {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
