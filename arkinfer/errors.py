@@ -22,8 +22,8 @@ class ArkError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, why: str = "", fix: str = "") -> None:
-        self.what, self.why, self.fix = what, why, fix
-        super().__init__(what, why, fix)
+        self.what, self.why, self.fix = readable(what), readable(why), readable(fix)
+        super().__init__(self.what, self.why, self.fix)
 
     def __str__(self) -> str:
         parts = [self.what, self.why, self.fix]
@@ -68,6 +68,17 @@ class InternalError(ArkError):
     """arkinfer broke one of its own rules; a bug to report."""
 
 
+def readable(text: str) -> str:
+    """At most 4,000 characters that steer no terminal: a message may quote a foreign file.
+
+    >>> readable("no tensor \\x1b[2J")
+    'no tensor ?[2J'
+    """
+    if len(text) > 4000:
+        text = f"{text[:2000]} […] {text[-1900:]}"
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The fix for an unknown name: the nearest known one, else the list of all.
 
@@ -75,6 +86,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     'Did you mean "jetson-orin"? Known: cpu, jetson-orin.'
     """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name[:200], names, n=1, cutoff=0.6)
     hint = f'Did you mean "{close[0]}"? ' if close else ""
     return f"{hint}Known: {', '.join(names)}."

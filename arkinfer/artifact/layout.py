@@ -15,8 +15,7 @@ from dataclasses import dataclass
 ALIGNMENT = 4096
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.minisig"
-MAX_DIRECTORY = 256 << 20  # bytes; far above any model, far below a memory problem
-MAX_MANIFEST = 64 << 20
+MAX_DIRECTORY = 8 << 20  # bytes; that of a model with a thousand tensors has 0.1 MiB
 MAX_SIGNATURE = 4096
 
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -45,7 +44,7 @@ class LayoutError(Exception):
     """The bytes are not those of an .ark file; the text says where and why."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One stored entry.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from arkinfer.artifact.dtypes import DTYPES
 from arkinfer.artifact.schema import Schema, problem
+from arkinfer.limits import LimitError, parse_json
 
 if TYPE_CHECKING:
     from typing_extensions import NotRequired
@@ -270,10 +271,16 @@ def encode(manifest: Manifest) -> bytes:
     """manifest.json's bytes; the order of keys is kept.
 
     Raises:
-        ManifestError: the manifest breaks the schema or one of its cross references.
+        ManifestError: the manifest breaks the schema or one of its cross references, or is beyond
+            the limits of `parse_json`.
     """
     check(manifest)
-    return json.dumps(manifest, indent=1, allow_nan=False).encode() + b"\n"
+    data = json.dumps(manifest, indent=1, allow_nan=False).encode() + b"\n"
+    try:
+        parse_json(data)  # what is written can be read
+    except LimitError as error:
+        raise ManifestError(str(error)) from None
+    return data
 
 
 def decode(data: bytes) -> Manifest:
@@ -284,11 +291,9 @@ def decode(data: bytes) -> Manifest:
         ManifestError: it is not JSON, or breaks the schema or one of its cross references.
     """
     try:
-        raw: object = json.loads(data, object_pairs_hook=_no_twins, parse_constant=_no_constant)
-    except RecursionError:
-        raise ManifestError("it is nested too deeply") from None
-    except ValueError as error:  # JSON, UTF-8 and over-long integers alike
-        raise ManifestError(f"it is not JSON: {error}") from None
+        raw: object = parse_json(data)
+    except LimitError as error:
+        raise ManifestError(str(error)) from None
     if not isinstance(raw, dict):
         raise ManifestError("it is not a JSON object")
     facts = cast("dict[str, Any]", raw)
@@ -338,14 +343,3 @@ def check(manifest: object) -> None:
 def tensor_size(dtype: str, shape: list[int] | tuple[int, ...]) -> int:
     """Bytes of a tensor."""
     return math.prod(shape) * DTYPES[dtype]
-
-
-def _no_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key comes twice")
-    return result
-
-
-def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is not a JSON number")

@@ -16,7 +16,6 @@ from arkinfer.artifact.dtypes import numpy_dtype
 from arkinfer.artifact.layout import (
     LOCAL_SIGNATURE,
     MANIFEST,
-    MAX_MANIFEST,
     MAX_SIGNATURE,
     SIGNATURE,
     Entry,
@@ -42,6 +41,7 @@ from arkinfer.errors import (
     UsageError,
     nearest,
 )
+from arkinfer.limits import JSON_BYTES
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -51,8 +51,7 @@ AGAIN = "Copy the file again from where it was built, or build it again"
 
 def damaged(path: Path, why: str) -> ArtifactError:
     """The error for a file that is not, or no longer, what arkinfer wrote."""
-    shown = "".join(c if c.isprintable() else "?" for c in why)  # it may quote the file
-    return ArtifactError(f'"{path}" is damaged', f"Reason: {shown}", AGAIN)
+    return ArtifactError(f'"{path}" is damaged', f"Reason: {why}", AGAIN)
 
 
 class Artifact:
@@ -129,7 +128,7 @@ class Artifact:
             raise damaged(self.path, f"its entries are not in the order of {MANIFEST}")
 
     def _manifest_bytes(self, entry: Entry) -> bytes:
-        if entry.size > MAX_MANIFEST or entry.end > self.size:
+        if entry.size > JSON_BYTES or entry.end > self.size:
             raise LayoutError(f"{MANIFEST} is too large")
         data = self.pread(entry.offset, entry.size)
         if zlib.crc32(data) != entry.crc:

@@ -7,7 +7,7 @@ Knows no torch module and no IR. Which file format the weights have is asked onc
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy.typing as npt
 from arkinfer.errors import CheckpointError, UnsupportedError, UsageError
 from arkinfer.frontend import safetensors_files, torch_bin
 from arkinfer.frontend.slots import Slot, SlotReader
+from arkinfer.limits import JSON_BYTES, TEXT_BYTES, TOKENIZER_BYTES, LimitError, parse_json
 from arkinfer.models.config import ModelConfig, parse_config
 
 _FORMATS: dict[str, Callable[[Path], dict[str, Slot]]] = {
@@ -94,7 +95,7 @@ class Checkpoint:
                 "Write one with transformers: AutoTokenizer.from_pretrained(folder)"
                 ".save_pretrained(folder).",
             )
-        return file.read_bytes()
+        return _read_bytes(file, TOKENIZER_BYTES)
 
     def names(self) -> list[str]:
         """Every tensor of the model, in the model's order."""
@@ -130,7 +131,7 @@ class Checkpoint:
         digest = hashlib.sha256()
         for name in _SETTINGS:
             file = self.path / name
-            content = file.read_bytes() if file.is_file() else b""
+            content = _read_bytes(file, TOKENIZER_BYTES) if file.is_file() else b""
             digest.update(f"{name} {len(content)}\n".encode() + content)
         whole = sum(slot.nbytes for slot in self._table.values()) <= _SMALL
         for name, slot in sorted(self._table.items()):
@@ -229,7 +230,7 @@ def _sharded(
     homes = cast("dict[str, Any]", weight_map)
     table: dict[str, Slot] = {}
     for shard in sorted({str(home) for home in homes.values()}):
-        if Path(shard).name != shard or not (folder / shard).is_file():
+        if Path(shard).name != shard or not os.path.isfile(folder / shard):
             raise CheckpointError(
                 f"The shard {shard} is missing from {folder}",
                 f"{index.name} says that weights are in it",
@@ -311,11 +312,18 @@ def _chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | N
     file = folder / "chat_template.jinja"
     if file.is_file():
         return _read_text(file)
-    template = tokenizer_config.get("chat_template")
+    template: Any = tokenizer_config.get("chat_template")
     if isinstance(template, list):  # several by name, as older tool-using models have
-        pairs = cast("list[dict[str, str]]", template)
-        return {pair["name"]: pair["template"] for pair in pairs}.get("default")
-    return template
+        pairs = [pair for pair in cast("list[Any]", template) if isinstance(pair, dict)]
+        named = {str(pair.get("name")): pair.get("template") for pair in pairs}
+        template = named.get("default")
+    if template is None or isinstance(template, str):
+        return template
+    raise CheckpointError(
+        "The chat_template of tokenizer_config.json is no text",
+        f"It is a {type(template).__name__}",
+        "Restore tokenizer_config.json of the checkpoint.",
+    )
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -323,10 +331,12 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = json.loads(_read_text(file))
-    except ValueError as error:
+        content = parse_json(_read_bytes(file, JSON_BYTES))
+    except LimitError as error:
         raise CheckpointError(
-            f"{file.name} is not JSON", str(error), f"Correct {file.name} or download it again."
+            f"{file.name} cannot be read",
+            f"Reason: {error}",
+            f"Correct {file.name} or download it again.",
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(
@@ -335,9 +345,22 @@ def _read_json(file: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", content)
 
 
+def _read_bytes(file: Path, most: int) -> bytes:
+    """The content of a file that has at most `most` bytes."""
+    with file.open("rb") as source:
+        content = source.read(most + 1)
+    if len(content) > most:
+        raise CheckpointError(
+            f"{file.name} is too long",
+            f"It has more than the {most:,} bytes that are read",
+            f"Download {file.name} again.",
+        )
+    return content
+
+
 def _read_text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return _read_bytes(file, TEXT_BYTES).decode()
     except UnicodeDecodeError as error:
         raise CheckpointError(
             f"{file.name} is not UTF-8 text", str(error), f"Download {file.name} again."

@@ -5,7 +5,6 @@ Source: the safetensors format: u64 header size, JSON header, then data without 
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +14,7 @@ import numpy as np
 
 from arkinfer.errors import CheckpointError
 from arkinfer.frontend.slots import Slot, damaged, truncated
+from arkinfer.limits import JSON_BYTES, LimitError, are_sizes, parse_json
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype(np.float64),
@@ -34,9 +34,6 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
 }
 
-_LONGEST_HEADER = 100_000_000
-"""The format's own limit, in bytes."""
-
 
 def read_table(file: Path) -> dict[str, Slot]:
     """Every tensor of the file by name.
@@ -47,7 +44,7 @@ def read_table(file: Path) -> dict[str, Slot]:
     size = file.stat().st_size
     with file.open("rb") as source:
         length = int.from_bytes(source.read(8), "little")
-        if size < 8 or length > min(size - 8, _LONGEST_HEADER):
+        if size < 8 or length > min(size - 8, JSON_BYTES):
             raise _no_header(file, size, length)
         header = _header(file, source.read(length))
     data = 8 + length
@@ -73,22 +70,16 @@ def _no_header(file: Path, size: int, length: int) -> CheckpointError:
                 "The repository was cloned without its large files",
                 "Run `git lfs pull` in the checkpoint's folder.",
             )
-    if length <= _LONGEST_HEADER and size > 8:
+    if length <= JSON_BYTES and size > 8:
         return truncated(file, 8 + length)
     return damaged(file, "It does not begin with a safetensors header")
 
 
 def _header(file: Path, text: bytes) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a name stands twice")
-        return found
-
     try:
-        header = json.loads(text, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise damaged(file, f"Its header is not JSON: {error}") from error
+        header = parse_json(text)
+    except LimitError as error:
+        raise damaged(file, f"Its header cannot be read: {error}") from error
     if not isinstance(header, dict):
         raise damaged(file, "Its header is not a JSON object")
     header = cast("dict[str, Any]", header)
@@ -99,10 +90,10 @@ def _header(file: Path, text: bytes) -> dict[str, Any]:
 def _slot(file: Path, name: str, entry: Any, data: int) -> Slot:
     try:
         code, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        whole = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+        whole = are_sizes([*shape]) and isinstance(shape, list) and are_sizes([begin, end])
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(file, f"Its header describes {name} incompletely") from error
-    if code not in _DTYPES:
+    if not isinstance(code, str) or code not in _DTYPES:
         raise damaged(file, f"{name} is of the unknown dtype {code!r}")
     if not whole or end - begin != math.prod(shape) * _DTYPES[code].itemsize:
         raise damaged(file, f"The size of {name} is not that of {code} {shape}")

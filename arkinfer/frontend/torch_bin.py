@@ -8,9 +8,12 @@ Source: `torch/serialization.py`, `torch/_weights_only_unpickler.py`.
 
 from __future__ import annotations
 
+import io
 import math
 import pickletools
+import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +23,7 @@ import numpy as np
 
 from arkinfer.errors import CheckpointError, UnsupportedError
 from arkinfer.frontend.slots import Slot, damaged, truncated
+from arkinfer.limits import are_sizes
 
 _STORAGES: dict[str, np.dtype[Any]] = {
     "torch DoubleStorage": np.dtype(np.float64),
@@ -38,8 +42,11 @@ _PARAMETER = "torch._utils _rebuild_parameter"
 _ORDERED = "collections OrderedDict"
 _ALLOWED = frozenset({*_STORAGES, _REBUILD, _PARAMETER, _ORDERED})
 
-_LONGEST_PICKLE = 64 << 20
-"""Bytes; that of a model with thousands of tensors has less than one MiB."""
+_LONGEST_READ = 2 << 20
+"""Bytes of the pickle or of the ZIP's directory; a thousand tensors need 0.3 MiB of either."""
+
+_MOST_OPERATIONS = 400_000
+"""Of the pickle; each costs up to 100 bytes of memory, and a tensor takes 50 of them."""
 
 
 @dataclass(frozen=True)
@@ -74,30 +81,60 @@ def read_table(file: Path) -> dict[str, Slot]:
         CheckpointError: the file is damaged, or its pickle is not that of a state dict.
         UnsupportedError: the file is of the format before torch 1.6, or a tensor is strided.
     """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return _read_archive(file, archive)
-    except zipfile.BadZipFile as error:
-        raise _not_a_zip(file) from error
-
-
-def _read_archive(file: Path, archive: zipfile.ZipFile) -> dict[str, Slot]:
-    entries = {info.filename: info for info in archive.infolist()}
+    entries = _directory(file)
     pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
-    if len(pickles) != 1 or entries[pickles[0]].file_size > _LONGEST_PICKLE:
+    if len(pickles) != 1:
         raise damaged(file, "It has no data.pkl, so torch.save did not write it")
     prefix = pickles[0].removesuffix("data.pkl")
-    if f"{prefix}byteorder" in entries and archive.read(f"{prefix}byteorder") != b"little":
+    order = entries.get(f"{prefix}byteorder")
+    if order is not None and _stored(file, order) != b"little":
         raise UnsupportedError(
             f"{file.name} was saved on a big-endian machine", "", "Save it again on another one."
         )
     table: dict[str, Slot] = {}
-    for name, tensor in _interpret(file, archive.read(pickles[0])).items():
+    for name, tensor in _interpret(file, _stored(file, entries[pickles[0]])).items():
         entry = entries.get(f"{prefix}data/{tensor.storage.key}")
         if entry is None or entry.compress_type != zipfile.ZIP_STORED:
             raise damaged(file, f"The storage of {name} is not in it")
         table[name] = _slot(file, name, tensor, entry)
     return table
+
+
+class _Bounded(io.FileIO):
+    """A file that gives at most `_LONGEST_READ` bytes at once, whatever `zipfile` asks for."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        wanted = _LONGEST_READ if size is None or size < 0 else min(size, _LONGEST_READ)
+        return super().read(wanted) or b""
+
+
+def _directory(file: Path) -> dict[str, zipfile.ZipInfo]:
+    """The entries of the ZIP by name; nothing is unpacked."""
+    with _Bounded(file) as source:
+        try:
+            with zipfile.ZipFile(source) as archive:
+                return {info.filename: info for info in archive.infolist()}
+        except _NO_ZIP as error:
+            raise _not_a_zip(file) from error
+
+
+_NO_ZIP = (
+    zipfile.BadZipFile, ArithmeticError, NotImplementedError, OSError, ValueError, struct.error
+)  # fmt: skip
+"""What `zipfile` raises of bytes that are no ZIP; the file itself is open already."""
+
+
+def _stored(file: Path, entry: zipfile.ZipInfo) -> bytes:
+    """The bytes of an entry that torch.save wrote as they are."""
+    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > _LONGEST_READ:
+        raise damaged(file, f"{entry.filename} in it is compressed or too long")
+    offset = _data_offset(file, entry)
+    with file.open("rb") as source:
+        source.seek(offset)
+        data = source.read(entry.file_size)
+    if zlib.crc32(data) != entry.CRC:
+        raise damaged(file, f"{entry.filename} in it does not match its CRC-32")
+    return data
 
 
 def _slot(file: Path, name: str, tensor: _Tensor, entry: zipfile.ZipInfo) -> Slot:
@@ -118,6 +155,9 @@ def _slot(file: Path, name: str, tensor: _Tensor, entry: zipfile.ZipInfo) -> Slo
 
 def _data_offset(file: Path, entry: zipfile.ZipInfo) -> int:
     """Where the bytes of a stored ZIP entry begin. Source: APPNOTE.TXT 4.3.7."""
+    size = file.stat().st_size
+    if not 0 <= entry.header_offset <= size:
+        raise damaged(file, f"Its ZIP entry {entry.filename} begins outside of it")
     with file.open("rb") as source:
         source.seek(entry.header_offset)
         local = source.read(30)
@@ -125,7 +165,7 @@ def _data_offset(file: Path, entry: zipfile.ZipInfo) -> int:
         raise damaged(file, f"Its ZIP entry {entry.filename} is not where the directory says")
     names = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
     offset = entry.header_offset + 30 + names
-    if offset + entry.file_size > file.stat().st_size:
+    if offset + entry.file_size > size:
         raise truncated(file, offset + entry.file_size)
     return offset
 
@@ -178,7 +218,9 @@ class _Machine:
         self._memo: dict[int, Any] = {}
 
     def run(self, pickle: bytes) -> Any:
-        for opcode, argument, _ in pickletools.genops(pickle):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(pickle)):
+            if count >= _MOST_OPERATIONS:
+                raise ValueError(f"it has more than {_MOST_OPERATIONS:,} operations")
             if opcode.name == "STOP":
                 return self._stack.pop()
             self._step(opcode.name, argument)
@@ -265,7 +307,7 @@ def _allowed(name: str) -> _Name:
 def _storage(identity: Any) -> _Storage:
     tag, kind, key, _, _ = _expect(identity, tuple)
     if tag != "storage" or _expect(kind, _Name).text not in _STORAGES:
-        raise ValueError(f"{tag!r} is not a storage")
+        raise ValueError("a storage is not described as torch.save does it")
     return _Storage(_STORAGES[kind.text], _expect(key, str))
 
 
@@ -279,7 +321,7 @@ def _reduce(function: _Name, arguments: tuple[Any, ...]) -> Any:
     if function.text != _REBUILD:
         raise _Refused(f'a call of "{function.text.replace(" ", ".")}"')
     storage, start, shape, strides = arguments[:4]
-    numbers = (start, *_expect(shape, tuple), *_expect(strides, tuple))
-    if len(shape) != len(strides) or any(type(n) is not int or n < 0 for n in numbers):
+    few = are_sizes(_expect(shape, tuple)) and are_sizes(_expect(strides, tuple))
+    if not few or not are_sizes([start]) or len(shape) != len(strides):
         raise ValueError("a tensor has an impossible shape")
     return _Tensor(_expect(storage, _Storage), start, shape, strides)

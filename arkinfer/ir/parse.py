@@ -11,8 +11,8 @@ from arkinfer.ir.core import Attribute, Derived, Function, Module, Node, Operand
 from arkinfer.ir.ops import complete_attributes
 from arkinfer.ir.types import CacheType, Type, dim, parse_type
 
-_STRING = r'"(?:[^"\\]|\\.)*"'
-_ATTRIBUTES = r"(?: (\{(?:[^\"{}]|" + _STRING + r")*\}))?"
+_STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
+_ATTRIBUTES = r"(?: (\{[^\"{}]*(?:" + _STRING + r"[^\"{}]*)*\}))?"
 _TYPE = re.compile(r"(?:\w+<[^>]*>|\w+)\[[^\]]*\]")
 _TYPES = rf"({_TYPE.pattern}(?:, {_TYPE.pattern})*)"
 _HEAD = re.compile(rf"module{_ATTRIBUTES}")
@@ -20,16 +20,24 @@ _WEIGHT = re.compile(rf"weight @(\S+) : ({_TYPE.pattern})(?: = (.*))?")
 _DERIVED = re.compile(rf"([\w.]+)\(([^)]*)\){_ATTRIBUTES}")
 _INPUT = re.compile(rf"%(\S+): ({_TYPE.pattern})")
 _FUNC = re.compile(rf"func @(\S+?)\(((?:{_INPUT.pattern}(?:, (?!\))|(?=\))))*)\) \{{")
-_NODE = re.compile(rf"(%.*?) = ([\w.]+)\(([^)]*)\){_ATTRIBUTES} : {_TYPES}(?:  // (.*))?")
+_NAMES = r"%[^\s(),]+(?:, %[^\s(),]+)*"
+_NODE = re.compile(rf"({_NAMES}) = ([\w.]+)\(([^)]*)\){_ATTRIBUTES} : {_TYPES}(?:  // (.*))?")
+_KEY = re.compile(r"([^\s=]+) = ?")
 _SCALAR = re.compile(_STRING + r"|[^,\[\]]+")
+
+
+LONGEST_TEXT, LONGEST_LINE = 16 << 20, 64 << 10
+"""Characters of a module and of one line; a model with a hundred layers has 1 MiB in all."""
 
 
 def parse_module(text: str) -> Module:
     """The module that the text describes. Lines that start with `//` are comments.
 
     Raises:
-        InternalError: the text is not well-formed; names the line.
+        InternalError: the text is not well-formed, or too long; names the line.
     """
+    if len(text) > LONGEST_TEXT:
+        raise InternalError(f"the IR text has more than {LONGEST_TEXT:,} characters")
     module = Module()
     headed = False
     function: Function | None = None
@@ -39,6 +47,8 @@ def parse_module(text: str) -> Module:
         if not line or line.startswith("//"):
             continue
         try:
+            if len(line) > LONGEST_LINE:
+                raise InternalError(f"it has more than {LONGEST_LINE:,} characters")
             if function is not None:
                 if line == "}":
                     function = None
@@ -133,32 +143,46 @@ def _lookup(names: dict[str, Value], name: str) -> Value:
 def _attributes(text: str | None) -> dict[str, Attribute]:
     """Parses `{a = 1, b = [S, 2], c = "x"}`."""
     found: dict[str, Attribute] = {}
-    rest = (text or "{}").strip()[1:-1].strip()
-    while rest:
-        key, _, rest = rest.partition(" = ")
-        value, rest = _parse_value(rest)
-        if key in found:
-            raise InternalError(f'the attribute "{key}" is given twice')
-        found[key] = value
-        rest = rest.lstrip(", ")
+    text = (text or "{}").strip()[1:-1].strip()
+    at = 0
+    while at < len(text):
+        match = _KEY.match(text, at)
+        if match is None:
+            raise InternalError(f"expected `name = value` at: {text[at : at + 40]}")
+        if match[1] in found:
+            raise InternalError(f'the attribute "{match[1]}" is given twice')
+        found[match[1]], at = _parse_value(text, match.end())
+        at = _skip(text, at)
     return found
 
 
-def _parse_value(text: str) -> tuple[Attribute, str]:
-    if not text.startswith("["):
-        match = _SCALAR.match(text)
-        if match is None:
-            raise InternalError(f"expected a value at: {text}")
-        return _scalar(match[0].strip()), text[match.end() :]
+def _parse_value(text: str, at: int) -> tuple[Attribute, int]:
+    """The value that begins there, and where it ends."""
+    if not text.startswith("[", at):
+        return _parse_scalar(text, at)
     items: list[Attribute] = []
-    rest = text[1:].lstrip()
-    while not rest.startswith("]"):
-        match = _SCALAR.match(rest)
-        if match is None:
-            raise InternalError(f"expected a list at: {text}")
-        items.append(_scalar(match[0].strip()))
-        rest = rest[match.end() :].lstrip(", ")
-    return cast(Attribute, tuple(items)), rest[1:]
+    start, at = at, _skip(text, at + 1)
+    while not text.startswith("]", at):
+        if at == len(text):
+            raise InternalError(f"its list has no end: {text[start : start + 40]}")
+        item, at = _parse_scalar(text, at)
+        items.append(item)
+        at = _skip(text, at)
+    return cast(Attribute, tuple(items)), at + 1
+
+
+def _parse_scalar(text: str, at: int) -> tuple[Attribute, int]:
+    match = _SCALAR.match(text, at)
+    if match is None:
+        raise InternalError(f"expected a value at: {text[at : at + 40]}")
+    return _scalar(match[0].strip()), match.end()
+
+
+def _skip(text: str, at: int) -> int:
+    """Past commas and spaces."""
+    while text.startswith((",", " "), at):
+        at += 1
+    return at
 
 
 def _scalar(text: str) -> Attribute:

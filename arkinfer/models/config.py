@@ -196,7 +196,7 @@ _WANTED: dict[str, tuple[Any, ...]] = {
 
 def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
     for key, values in _WANTED.items():
-        if raw.get(key) is not None and raw[key] not in values:
+        if raw.get(key) is not None and not any(raw[key] == value for value in values):
             raise UnsupportedError(
                 f"config.json has {key} = {raw[key]!r}, which is not supported",
                 f"The family uses {key} = {values[0]!r}",
@@ -246,10 +246,16 @@ def _rope(raw: Mapping[str, Any], head_dim: int, max_position: int, minicpm: boo
     )
 
 
+_SMALLEST, _LARGEST = 1e-30, 1e30
+"""What float32 can multiply once and still hold."""
+
+
 def _factors(scaling: Mapping[str, Any], key: str, count: int) -> tuple[float, ...]:
     values: Any = scaling.get(key)
     known = isinstance(values, list) and len(cast("list[Any]", values)) == count
-    if not known or not all(isinstance(v, int | float) and v > 0 for v in values):
+    if not known or not all(
+        isinstance(v, int | float) and _SMALLEST <= v <= _LARGEST for v in values
+    ):
         raise _impossible(
             f"rope_scaling.{key}", f"It must list head_dim / 2 = {count} positive numbers"
         )
@@ -261,7 +267,8 @@ def _number(raw: Mapping[str, Any], key: str, default: float) -> float:
     value = raw.get(key)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    if not known or not _SMALLEST <= value <= _LARGEST:
         raise _impossible(key, f"{value!r} is not a positive number")
     return float(value)
 
@@ -276,9 +283,13 @@ def _mapping(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", value)
 
 
+def _is_token_id(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value < _ANY
+
+
 def _bos(raw: Mapping[str, Any]) -> int | None:
     value = raw.get("bos_token_id", 1)
-    if value is not None and (not isinstance(value, int) or value < 0):
+    if value is not None and not _is_token_id(value):
         raise _impossible("bos_token_id", f"{value!r} is not a token id")
     return value
 
@@ -287,7 +298,7 @@ def _token_ids(value: Any) -> set[int]:
     if value is None:
         return set()
     ids: list[Any] = value if isinstance(value, list) else [value]
-    if not all(isinstance(i, int) and i >= 0 for i in ids):
+    if not all(map(_is_token_id, ids)):
         raise _impossible("eos_token_id", f"{value!r} is neither a token id nor a list of them")
     return set(ids)
 
@@ -303,7 +314,18 @@ def _positive(raw: Mapping[str, Any], key: str, default: int | None = None) -> i
         )
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         raise _impossible(key, f"{value!r} is not a positive whole number")
+    if value > (most := _MOST.get(key, _ANY)):
+        raise _impossible(key, f"{value} is beyond {most:,}, the most that arkinfer accepts")
     return value
+
+
+_ANY = 1 << 24
+_MOST = {
+    "num_hidden_layers": 1024,
+    "max_position_embeddings": 1 << 31,
+    "original_max_position_embeddings": 1 << 31,
+}
+"""The most that a size can be, so that no config can ask for endless work; 2^24 for the others."""
 
 
 def _impossible(key: str, why: str) -> CheckpointError:

@@ -57,7 +57,7 @@ def stop_set(
     found: dict[int, list[str]] = {}
     strings: tuple[str, ...] = ()
     for where, values in (("config.json", config), ("generation_config.json", generation)):
-        for token_id in _ids(values.get("eos_token_id")):
+        for token_id in _ids(where, values.get("eos_token_id")):
             found.setdefault(token_id, []).append(f"{where} eos_token_id")
     known = vocabulary(tokenizer_json)
     special = special_tokens(tokenizer_config)
@@ -116,17 +116,44 @@ def _leading_token(text: str, tokenizer_json: Mapping[str, Any]) -> int | None:
 
 
 def vocabulary(tokenizer_json: Mapping[str, Any]) -> dict[str, int]:
-    """Ids of a tokenizer.json's tokens by text; Unigram lists them in order, BPE names the ids."""
-    vocab = (tokenizer_json.get("model") or {}).get("vocab") or {}
-    if isinstance(vocab, list):
-        rows = cast("list[tuple[str, float]]", vocab)
-        ids = {row[0]: index for index, row in enumerate(rows)}
-    else:
-        ids = dict(cast("dict[str, int]", vocab))
-    return ids | {t["content"]: t["id"] for t in tokenizer_json.get("added_tokens") or []}
+    """Ids of a tokenizer.json's tokens by text; Unigram lists them in order, BPE names the ids.
+
+    Raises:
+        CheckpointError: it is not made as a tokenizer.json is.
+    """
+    try:
+        ids: dict[Any, Any]
+        vocab = (tokenizer_json.get("model") or {}).get("vocab") or {}
+        if isinstance(vocab, list):
+            rows = cast("list[tuple[str, float]]", vocab)
+            ids = {row[0]: index for index, row in enumerate(rows)}
+        else:
+            ids = dict(cast("dict[str, int]", vocab))
+        ids |= {t["content"]: t["id"] for t in tokenizer_json.get("added_tokens") or []}
+        if all(isinstance(text, str) and is_token_id(i) for text, i in ids.items()):
+            return ids
+    except (AttributeError, LookupError, TypeError, ValueError):
+        pass
+    raise CheckpointError(
+        "The vocabulary of tokenizer.json cannot be read",
+        "It does not name tokens and their ids",
+        "Restore tokenizer.json of the checkpoint",
+    )
 
 
-def _ids(value: Any) -> list[int]:
+def is_token_id(value: object) -> bool:
+    """Whether this is a whole number that no vocabulary is too small for by far."""
+    return type(value) is int and 0 <= value < 1 << 24
+
+
+def _ids(where: str, value: Any) -> list[int]:
     if value is None:
         return []
-    return list(cast("list[int]", value)) if isinstance(value, list) else [int(value)]
+    ids = cast("list[Any]", value) if isinstance(value, list) else [value]
+    if all(map(is_token_id, ids)):
+        return ids
+    raise CheckpointError(
+        f'{where} has an impossible "eos_token_id"',
+        f"{value!r} is neither a token id nor a list of them",
+        f"Restore {where} of the checkpoint",
+    )

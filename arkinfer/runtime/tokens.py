@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from arkinfer.errors import CheckpointError, UsageError
 from arkinfer.runtime.chat import special_tokens
 from arkinfer.runtime.sampling import SamplingParams
-from arkinfer.runtime.stop import stop_set, vocabulary
+from arkinfer.runtime.stop import is_token_id, stop_set, vocabulary
 
 if TYPE_CHECKING:
     from arkinfer.artifact.manifest import GenerationFacts, TokenFacts
@@ -32,7 +32,7 @@ def token_facts(
         generation: generation_config.json; {} when absent.
         tokenizer_config: tokenizer_config.json.
         tokenizer_json: tokenizer.json.
-        template: the chat template (see `chat.checkpoint_template`); None: there is none.
+        template: the chat template; None: there is none.
 
     Raises:
         CheckpointError: see `stop_set` and `bos_token`.
@@ -62,10 +62,13 @@ def generation_facts(generation: Mapping[str, Any]) -> GenerationFacts:
     """
     try:
         params, off = SamplingParams.from_generation(generation), SamplingParams()
-    except UsageError as error:
+    except (TypeError, UsageError) as error:
+        known = isinstance(error, UsageError)
         raise CheckpointError(
-            f"generation_config.json is not valid: {error.what}",
-            error.why or error.fix,
+            f"generation_config.json is not valid: {error.what}"
+            if known
+            else "generation_config.json is not valid",
+            error.why or error.fix if known else "One of its settings is not a number",
             "Correct generation_config.json",
         ) from error
     facts: GenerationFacts = {}
@@ -99,11 +102,18 @@ def bos_token(
     """
     text = special_tokens(tokenizer_config).get("bos_token")
     known = vocabulary(tokenizer_json)
-    token = known.get(text) if text is not None else config.get("bos_token_id")
+    token: Any = known.get(text) if text is not None else config.get("bos_token_id")
     wanted = tokenizer_config.get("add_bos_token")
     if wanted is None:
-        first = _first_of_post_processor(tokenizer_json.get("post_processor"))
-        if first is not None and first in known:
+        try:
+            first = _first_of_post_processor(tokenizer_json.get("post_processor"))
+        except (AttributeError, LookupError, TypeError) as error:
+            raise CheckpointError(
+                "The post_processor of tokenizer.json cannot be read",
+                "It does not list its steps and their tokens",
+                "Restore tokenizer.json of the checkpoint",
+            ) from error
+        if isinstance(first, str) and first in known:
             return known[first]
         names = ("bos_token", text) if text else ("bos_token",)
         writes = template is not None and any(name in template for name in names)
@@ -119,10 +129,16 @@ def bos_token(
             else f'tokenizer.json does not have its bos_token "{text}"',
             "Restore tokenizer_config.json and tokenizer.json of the checkpoint",
         )
-    return int(token)
+    if not is_token_id(token):
+        raise CheckpointError(
+            'config.json has an impossible "bos_token_id"',
+            f"{token!r} is not a token id",
+            "Restore config.json of the checkpoint",
+        )
+    return token
 
 
-def _first_of_post_processor(step: Any) -> str | None:
+def _first_of_post_processor(step: Any) -> Any:
     """The special token that a post-processor of tokenizer.json puts in front of a text."""
     if not isinstance(step, dict):
         return None

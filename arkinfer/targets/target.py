@@ -8,14 +8,18 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from arkinfer.errors import InternalError, UsageError, nearest
+from arkinfer.errors import UsageError, nearest
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+_LONGEST = 32 << 10
+"""Bytes of a target file; those that come with arkinfer have 300."""
 
 
 class Target(BaseModel):
@@ -39,8 +43,8 @@ class Target(BaseModel):
     arch: str
     isa: tuple[str, ...] = ()
     backends: tuple[str, ...] = Field(min_length=1)
-    memory: int = 0
-    bandwidth: float = 0.0
+    memory: int = Field(default=0, ge=0, le=1 << 60)
+    bandwidth: float = Field(default=0.0, ge=0, le=1e18)
 
     def total_memory(self) -> int:
         """Bytes of memory on the target; this machine's where the target is this machine."""
@@ -66,11 +70,33 @@ def load_target(name: str) -> Target:
     """
     if name not in target_names():
         raise UsageError(f'There is no target "{name}"', "", nearest(name, target_names()))
-    text = resources.files("arkinfer.targets").joinpath(f"{name}.toml").read_text("utf-8")
-    facts: dict[str, Any] = tomllib.loads(text)
-    if facts.get("arch") == "host":
-        facts["arch"] = platform.machine()
+    return parse_target(
+        name, resources.files("arkinfer.targets").joinpath(f"{name}.toml").read_bytes()
+    )
+
+
+def parse_target(name: str, data: bytes) -> Target:
+    """The target that a TOML file describes.
+
+    Raises:
+        UsageError: the file is not TOML, too long or too deep, or not that of a target.
+    """
     try:
-        return Target(name=name, **facts)
-    except ValidationError as error:
-        raise InternalError(f'The target file "{name}.toml" is wrong', str(error)) from error
+        if len(data) > _LONGEST:
+            raise ValueError(f"it has more than {_LONGEST:,} bytes")
+        facts: dict[str, Any] = tomllib.loads(data.decode())
+        if facts.get("arch") == "host":
+            facts["arch"] = platform.machine()
+        return Target.model_validate({**facts, "name": name})
+    except RecursionError as error:
+        raise _wrong(name, "it is nested too deeply") from error
+    except ValueError as error:  # of UTF-8, TOML and pydantic alike
+        raise _wrong(name, str(error)) from error
+
+
+def _wrong(name: str, why: str) -> UsageError:
+    return UsageError(
+        f'The target file "{name}.toml" is wrong',
+        f"Reason: {why}",
+        "Compare it with the target files that come with arkinfer",
+    )

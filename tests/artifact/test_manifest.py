@@ -99,5 +99,6 @@ def test_the_import_is_light():
     heavy = {"numpy", "ml_dtypes", "torch", "pydantic", "rich", "typer", "zipfile", "socket"}
     assert not heavy & loaded
     assert not {m for m in loaded if m.startswith("arkinfer.") and "artifact" not in m} - {
-        "arkinfer.errors"
+        "arkinfer.errors",
+        "arkinfer.limits",
     }

@@ -212,7 +212,7 @@ def test_unknown_keys_are_ignored(tmp_path: Path, pack: Pack):
 
 
 def test_damage_that_is_quoted_cannot_steer_the_terminal(tmp_path: Path, pack: Pack):
-    text = error_of(tmp_path / "f", pack(tensors={"\x1b[2J\ud800": {"dtype": 1}}))
+    text = error_of(tmp_path / "f", pack(tensors={"\x1b[2J\x07": {"dtype": 1}}))
     assert text.isprintable()
     assert text.startswith('"F" is damaged. Reason: in manifest.json, tensors["?[2J?"]')
 

@@ -275,9 +275,11 @@ def test_damaged_settings(tiny: Path) -> None:
     (tiny / "generation_config.json").write_text("[]")
     assert "generation_config.json is not a JSON object" in message(tiny, CheckpointError)
     (tiny / "config.json").write_text('{"architectures": ')
-    assert "config.json is not JSON" in message(tiny, CheckpointError)
+    assert "config.json cannot be read. Reason: it is not JSON" in message(tiny, CheckpointError)
     (tiny / "config.json").write_bytes(b'{"a": "\xff"}')
-    assert "config.json is not UTF-8 text" in message(tiny, CheckpointError)
+    assert "config.json cannot be read. Reason: it is not JSON: 'utf-8'" in message(
+        tiny, CheckpointError
+    )
 
 
 def test_no_tokenizer_json(tiny: Path) -> None:

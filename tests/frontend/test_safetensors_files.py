@@ -60,11 +60,11 @@ def test_not_safetensors_at_all(file: Path) -> None:
     file.write_bytes(b"\xff" * 100)
     assert "does not begin with a safetensors header" in why(file)
     file.write_bytes(struct.pack("<Q", 4) + b"[{]}")
-    assert "Its header is not JSON" in why(file)
+    assert "Its header cannot be read: it is" in why(file)
     file.write_bytes(struct.pack("<Q", 2) + b"[]")
     assert "Its header is not a JSON object" in why(file)
     file.write_bytes(struct.pack("<Q", 20000) + b"[" * 20000)
-    assert "Its header is not JSON" in why(file)
+    assert "Its header cannot be read: it is" in why(file)
     file.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     assert "is a Git LFS pointer" in why(file)
 
@@ -73,7 +73,7 @@ def test_a_name_that_stands_twice(file: Path) -> None:
     entry = b'"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}'
     text = b"{" + entry + b"," + entry + b"}"
     file.write_bytes(struct.pack("<Q", len(text)) + text + b"x")
-    assert "a name stands twice" in why(file)
+    assert "a key comes twice" in why(file)
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,7 @@ GOOD = "module\nweight @w : f32[2]\nfunc @f(%x: f32[2]) {\n"
         ("module {a = }", 1, "expected a value at: ."),
         ("module {a = 1, a = 2}", 1, 'the attribute "a" is given twice.'),
         ("module {a = 1x}", 1, "could not convert string to float: '1x'."),
-        ("module {a = [1, 2}", 1, "expected a list at: [1, 2."),
+        ("module {a = [1, 2}", 1, "its list has no end: [1, 2."),
         ("module {a = ?}", 1, '"?" is not a dimension. expected terms like T, 2*T or 8.'),
         ("module\nnonsense", 2, "expected weight or func."),
         ("module\nweight @w : f23[2]", 2, '"f23" is not a dtype of the IR.'),

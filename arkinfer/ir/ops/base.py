@@ -91,7 +91,12 @@ def infer_types(
     required = len(cls.operands) - variadic
     if len(types) < required or (len(types) > required and not variadic):
         raise InternalError(f"{name} takes ({', '.join(cls.operands)}), not {len(types)} operands")
-    return cls.infer(types, complete_attributes(name, attributes))
+    complete = complete_attributes(name, attributes)
+    try:
+        return cls.infer(types, complete)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise InternalError(f"{name}: an attribute is not of the kind it should be", why) from error
 
 
 def need(condition: bool, op: type[Op], why: str) -> None:
