@@ -26,6 +26,9 @@ knows more."""
 UNTRUSTED_ROLES = frozenset({"user", "tool"})
 """Whose text must not be able to end a turn or begin another one."""
 
+LONGEST = 64 << 10
+"""Characters of a template; the largest in use have 20 Ki. Each takes a KiB to be compiled."""
+
 _SWITCHES = {"/think": True, "/no_think": False}
 
 
@@ -41,17 +44,19 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, special: Mapping[str, str] | None = None) -> None:
-        import jinja2
         import jinja2.meta
 
         environment = _environment()
         try:
-            self._template = environment.from_string(source)
-            names = jinja2.meta.find_undeclared_variables(environment.parse(source))
-        except jinja2.TemplateError as error:
+            if len(source) > LONGEST:
+                raise ValueError(f"It has more than {LONGEST:,} characters")
+            tree = environment.parse(source)
+            names = jinja2.meta.find_undeclared_variables(tree)
+            self._template = environment.from_string(tree)
+        except Exception as error:  # Jinja compiles to Python, whose compiler has limits of its own
             raise CheckpointError(
                 "The chat template is not valid",
-                str(error),
+                str(error) or type(error).__name__,
                 "Correct chat_template.jinja of the checkpoint and build again; "
                 "--raw runs without it",
             ) from error
@@ -78,9 +83,12 @@ class ChatTemplate:
             guard: applied to what users and tools say.
 
         Raises:
-            UsageError: malformed messages, a conversation that the template refuses, or
-                `thinking` with a template that has no such switch.
+            UsageError: malformed messages, a conversation that the template refuses, work or
+                text beyond the limits of `meter`, or `thinking` with a template that has no such
+                switch.
         """
+        from arkinfer.runtime.meter import metered
+
         turns = [_checked(message, guard) for message in _nonempty(messages)]
         variables: dict[str, Any] = {**self._special, "tools": None, "documents": None}
         wanted = requested_thinking(turns) if thinking is None and self.can_think else thinking
@@ -93,9 +101,10 @@ class ChatTemplate:
                 )
             variables["enable_thinking"] = wanted
         try:
-            return self._template.render(
-                messages=turns, add_generation_prompt=add_generation_prompt, **variables
-            )
+            with metered(turns):
+                return self._template.render(
+                    messages=turns, add_generation_prompt=add_generation_prompt, **variables
+                )
         except Exception as error:  # a template is a program: it can raise anything
             raise UsageError(
                 "The model's chat template refused the conversation",
@@ -134,15 +143,6 @@ def requested_thinking(messages: Sequence[Message]) -> bool | None:
             if words and words[-1] in _SWITCHES:
                 return _SWITCHES[words[-1]]
     return None
-
-
-def checkpoint_template(tokenizer_config: Mapping[str, Any], file: str | None) -> str | None:
-    """The chat template of a checkpoint: its own file, else the one in tokenizer_config.json."""
-    template = file if file is not None else tokenizer_config.get("chat_template")
-    if isinstance(template, list):  # named templates; "default" is the one for chats
-        named = {t["name"]: t["template"] for t in cast("list[dict[str, str]]", template)}
-        template = named.get("default")
-    return template
 
 
 def special_tokens(tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
@@ -199,7 +199,8 @@ def _environment() -> jinja2.Environment:
     import jinja2
     import jinja2.ext
     import jinja2.nodes
-    import jinja2.sandbox
+
+    from arkinfer.runtime.sandbox import Environment
 
     class Generation(jinja2.ext.Extension):
         """{% generation %}…{% endgeneration %} marks the assistant's words; here, just text."""
@@ -211,13 +212,11 @@ def _environment() -> jinja2.Environment:
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return jinja2.nodes.Scope(body, lineno=line)
 
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
+    return Environment(
+        {"raise_exception": _raise_exception, "strftime_now": _strftime_now},
+        {"tojson": _tojson},
+        [Generation, jinja2.ext.loopcontrols],
     )
-    environment.filters["tojson"] = _tojson
-    functions: dict[str, Any] = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
-    cast("dict[str, Any]", environment.globals).update(functions)
-    return environment
 
 
 def _tojson(
@@ -244,4 +243,6 @@ def _raise_exception(message: str) -> NoReturn:
 
 
 def _strftime_now(form: str) -> str:
+    if len(form) > 100:
+        raise ValueError("a date's form is longer than 100 characters")
     return datetime.now().strftime(form)

@@ -11,7 +11,6 @@ import pytest
 from arkinfer.errors import ArkError, CheckpointError, UsageError
 from arkinfer.runtime.chat import (
     ChatTemplate,
-    checkpoint_template,
     requested_thinking,
     special_tokens,
     with_system,
@@ -217,11 +216,6 @@ def test_system_prompts():
         with_system(TALK, "Be kind.")
 
 
-def test_where_a_checkpoint_keeps_its_template():
-    named = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
-    assert checkpoint_template({"chat_template": "C"}, "F") == "F"
-    assert checkpoint_template({"chat_template": "C"}, None) == "C"
-    assert checkpoint_template({"chat_template": named}, None) == "D"
-    assert checkpoint_template({}, None) is None
+def test_the_special_tokens_of_a_checkpoint():
     tokens = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": None}
     assert special_tokens(tokens) == {"bos_token": "<s>", "eos_token": "</s>"}
