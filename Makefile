@@ -6,7 +6,11 @@ SETUP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 QUESTION ?= In a few words, what is the heapq module good for?
 
-.PHONY: help setup demo test test-all lint types imports pytest pytest-slow docs format clean
+READER ?=
+SECONDS ?= 600
+JOBS ?= 1
+
+.PHONY: help setup demo test test-all lint types imports pytest pytest-slow fuzz docs format clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +63,10 @@ pytest-slow: $(SETUP)
 docs: $(SETUP)  ## the documentation site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo 'next     open build/site/index.html'
+
+fuzz: $(SETUP)  ## search for bytes that break a reader; READER=chat SECONDS=600 JOBS=1
+	$(PIP) install -c constraints.txt -e '.[dev,fuzz]'
+	PYTHONPATH=.:backends $(BIN)/python -m fuzz $(READER) --seconds $(SECONDS) --jobs $(JOBS)
 
 format: $(SETUP)  ## format the code
 	$(BIN)/ruff check --fix .

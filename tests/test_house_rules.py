@@ -19,7 +19,7 @@ from arkinfer.passes.registry import NAMES
 from arkinfer.targets import target_names
 
 ROOT = Path(__file__).parents[1]
-SOURCE = ("arkinfer", "backends", "recipes", "benchmarks")
+SOURCE = ("arkinfer", "backends", "recipes", "benchmarks", "fuzz")
 USER_ERRORS = {
     name
     for name, kind in vars(errors).items()

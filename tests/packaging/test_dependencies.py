@@ -27,6 +27,7 @@ OWN = {
     "arkinfer_trt",
     "tests",
     "recipes",
+    "fuzz",
 }
 
 EXTRAS = {
@@ -35,6 +36,7 @@ EXTRAS = {
     "backends/arkinfer_ort/executor.py": ("ort",), "backends/arkinfer_tvm/executor.py": (),
     "arkinfer": ("build", "sign"), "backends": ("build", "ort", "tvm"),
     "tests": ("build", "ort", "tvm", "dev"), "recipes": ("build", "dev"),
+    "fuzz": ("build", "ort", "tvm", "dev", "fuzz"),
 }  # fmt: skip
 """Folder or file -> the extras that whoever runs it has installed."""
 
