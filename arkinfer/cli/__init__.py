@@ -25,6 +25,7 @@ COMMANDS = {
     "doctor": "Say what this machine can run and build, and what mends each gap.",
     "align": "Find the op at which an .ark file leaves its model.",
     "bench": "Measure how fast an .ark file runs here, and its memory.",
+    "profile": "Show where the time of a step goes, op by op.",
     "eval": "Measure how well an .ark file predicts a text (perplexity).",
     "cache": "Show or shrink what builds keep for the next one.",
 }

@@ -96,12 +96,28 @@ class OpTime:
 
     Attributes:
         kernel: as the runtime calls it.
-        values: names of the IR values that it computes, several where it does several ops.
+        values: names of the IR values that it computes, several where it does several ops; empty:
+            the backend cannot tell.
         seconds: wall-clock time.
+        rows: for how many tokens it computed them; None: for those of the step.
     """
 
     kernel: str
     values: tuple[str, ...]
+    seconds: float
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """What a step took; measuring slows a step down, and that is taken off as far as it is known.
+
+    Attributes:
+        ops: each kernel, in order of execution.
+        seconds: the whole step, wall-clock time; more than all kernels together.
+    """
+
+    ops: tuple[OpTime, ...]
     seconds: float
 
 
@@ -121,14 +137,31 @@ class Observed(State, Protocol):
         ...
 
 
+class Profiler(Protocol):
+    """Times the kernels of some steps of a state."""
+
+    def step(self, tokens: IntArray, *, rows: Rows = "last") -> StepOutput:
+        """A step as `State.step`, timed."""
+        ...
+
+    def finish(self) -> list[StepTimes]:
+        """Ends the profiler, and says what each of its steps took: some runtimes say it only now.
+
+        To be called in any case; what it holds is given back here. Steps of the state that follow
+        run as those before did, not timed, on the same copy of the weights where they can.
+        """
+        ...
+
+
 class Timed(State, Protocol):
     """A state of an executable with the feature "times"."""
 
-    def profile(self, tokens: IntArray, *, rows: Rows = "last") -> list[OpTime]:
-        """A step that says what each of its kernels took, in order of execution.
+    def profiler(self) -> Profiler:
+        """Begins to measure; may take as long as opening the section.
 
         Raises:
-            UsageError, DeviceError: as `State.step`.
+            UsageError: the executable is closed.
+            ResourceError: there is no memory or room for it.
         """
         ...
 

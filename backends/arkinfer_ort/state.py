@@ -30,7 +30,7 @@ from arkinfer_ort.buffers import TwoBuffers
 if TYPE_CHECKING:
     import onnxruntime
 
-    from arkinfer_ort.executor import OnnxRuntimeExecutable
+    from arkinfer_ort.executable import OnnxRuntimeExecutable
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ NUMBERS = struct.Struct("=qii")
 class OnnxRuntimeState:
     """See `arkinfer.runtime.contract.State`.
 
+    `caches` are those of another state of the same capacity, whose tokens it then has, too.
     Rows of a cache at or after `length` mean nothing, so a step that fails has changed nothing,
     and to truncate is to forget a number.
     """
@@ -60,13 +61,13 @@ class OnnxRuntimeState:
     def __init__(
         self,
         executable: OnnxRuntimeExecutable,
-        session: onnxruntime.InferenceSession,
         capacity: int,
+        caches: dict[str, npt.NDArray[Any]] | None = None,
     ) -> None:
         self.capacity = capacity
         self.length = 0
         self._executable = executable
-        self._caches = _allocate(executable.caches, capacity)
+        self._caches = _allocate(executable.caches, capacity) if caches is None else caches
         numbers = np.zeros(2, np.int64)
         self._numbers = numbers.data
         self._token = numbers[:1].reshape(1, 1)
@@ -75,9 +76,6 @@ class OnnxRuntimeState:
         self._first = np.zeros(1, np.int64)
         self._logits = TwoBuffers((1, 1, executable.vocab_size))
         self._one: dict[int, onnxruntime.IOBinding] = {}
-        for _ in range(2):
-            turn, logits, _ = self._logits.next()
-            self._one[turn] = self._binding(session, self._token, self._first, logits)
 
     def step(
         self, tokens: IntArray, *, rows: Rows = "last", taps: tuple[str, ...] = ()
@@ -108,12 +106,19 @@ class OnnxRuntimeState:
         )
 
     def _run_one(self, session: onnxruntime.InferenceSession, token: int) -> FloatArray:
+        if not self._one:
+            self._bind_one(session)
         NUMBERS.pack_into(self._numbers, 0, token, self.length, self.length + 1)
         turn, logits, fresh = self._logits.next()
         if fresh:
             _bind(self._one[turn].bind_output, "logits", logits)
         self._run(session, self._one[turn])
         return logits[0]
+
+    def _bind_one(self, session: onnxruntime.InferenceSession) -> None:
+        for _ in range(2):
+            turn, logits, _ = self._logits.next()
+            self._one[turn] = self._binding(session, self._token, self._first, logits)
 
     def _run_many(
         self,

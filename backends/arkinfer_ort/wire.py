@@ -1,4 +1,5 @@
-"""Adds external initializers and outputs to a serialized ONNX model, without the onnx package.
+"""Writes serialized ONNX models without the onnx package: adds external initializers and outputs
+to one, and makes a small one.
 
 Protocol buffers merge by concatenation: a second `graph` field that holds only initializers adds
 them to the first one's. Field numbers are those of onnx.proto. Knows no artifact.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 DATA_TYPES = {
     "float32": 1,
@@ -20,13 +22,26 @@ DATA_TYPES = {
 }
 """numpy's name -> TensorProto.DataType."""
 
+_MODEL_IR_VERSION = 1
 _MODEL_GRAPH = 7
+_MODEL_OPSET = 8
+_OPSET_VERSION = 2
+_GRAPH_NODE = 1
+_GRAPH_NAME = 2
 _GRAPH_INITIALIZER = 5
+_GRAPH_INPUT = 11
 _GRAPH_OUTPUT = 12
+_NODE_INPUT = 1
+_NODE_OUTPUT = 2
+_NODE_OP = 4
 _VALUE_NAME = 1
+_VALUE_TYPE = 2
+_TYPE_TENSOR = 1
+_TENSOR_TYPE_ELEMENT = 1
 _TENSOR_DIMS = 1
 _TENSOR_DATA_TYPE = 2
 _TENSOR_NAME = 8
+_TENSOR_RAW = 9
 _TENSOR_EXTERNAL_DATA = 13
 _TENSOR_DATA_LOCATION = 14
 _EXTERNAL = 1
@@ -72,10 +87,31 @@ def with_outputs(model: bytes, names: Iterable[str]) -> bytes:
     return model + _bytes(_MODEL_GRAPH, graph)
 
 
+def chain_model(length: int, side: int) -> bytes:
+    """x1 = x · w, x2 = x1 · w …, so many products of float32 [1, side] and zeros [side, side]."""
+    names = ["x", *(f"x{index}" for index in range(1, length + 1))]
+    graph = _bytes(_GRAPH_NAME, b"chain")
+    for before, after in pairwise(names):
+        node = _bytes(_NODE_INPUT, before.encode()) + _bytes(_NODE_INPUT, b"w")
+        node += _bytes(_NODE_OUTPUT, after.encode()) + _bytes(_NODE_OP, b"MatMul")
+        graph += _bytes(_GRAPH_NODE, node)
+    kind = _bytes(_TYPE_TENSOR, _number(_TENSOR_TYPE_ELEMENT, DATA_TYPES["float32"]))
+    for field, name in ((_GRAPH_INPUT, names[0]), (_GRAPH_OUTPUT, names[-1])):
+        graph += _bytes(field, _bytes(_VALUE_NAME, name.encode()) + _bytes(_VALUE_TYPE, kind))
+    weight = _tensor_head("w", "float32", (side, side)) + _bytes(_TENSOR_RAW, bytes(4 * side**2))
+    graph += _bytes(_GRAPH_INITIALIZER, weight)
+    versions = _number(_MODEL_IR_VERSION, 9) + _bytes(_MODEL_OPSET, _number(_OPSET_VERSION, 18))
+    return versions + _bytes(_MODEL_GRAPH, graph)
+
+
+def _tensor_head(name: str, dtype: str, dims: Sequence[int]) -> bytes:
+    data = b"".join(_number(_TENSOR_DIMS, size) for size in dims)
+    data += _number(_TENSOR_DATA_TYPE, DATA_TYPES[dtype])
+    return data + _bytes(_TENSOR_NAME, name.encode())
+
+
 def _tensor(tensor: ExternalTensor) -> bytes:
-    data = b"".join(_number(_TENSOR_DIMS, size) for size in tensor.dims)
-    data += _number(_TENSOR_DATA_TYPE, DATA_TYPES[tensor.dtype])
-    data += _bytes(_TENSOR_NAME, tensor.name.encode())
+    data = _tensor_head(tensor.name, tensor.dtype, tensor.dims)
     facts = {"location": tensor.location, "offset": tensor.offset, "length": tensor.length}
     for key, value in facts.items():
         entry = _bytes(_ENTRY_KEY, key.encode()) + _bytes(_ENTRY_VALUE, str(value).encode())

@@ -7,6 +7,7 @@ Slow, and the meaning of everything. Knows no compiler. It is the one executor t
 from __future__ import annotations
 
 import math
+from time import perf_counter
 from typing import Any, cast
 
 import numpy as np
@@ -21,8 +22,10 @@ from arkinfer.runtime.contract import (
     IntArray,
     LoadOptions,
     Observer,
+    OpTime,
     Rows,
     StepOutput,
+    StepTimes,
     check_context,
     check_length,
     check_tokens,
@@ -116,14 +119,14 @@ class ReferenceExecutable:
         vocab_size: columns of the logits.
         max_context: the longest sequence, in tokens.
         chunk: the most tokens of one step.
-        features: "values" when it was opened to be observed.
+        features: "values" and "times" when it was opened to be observed.
     """
 
     def __init__(
         self, module: ir.Module, weights: ir.WeightStore, options: LoadOptions | None = None
     ) -> None:
         observed = options is not None and options.observe
-        self.features: frozenset[str] = frozenset({"values"} if observed else ())
+        self.features: frozenset[str] = frozenset({"values", "times"} if observed else ())
         self.vocab_size = cast(int, module.attributes["vocab_size"])
         self.max_context = cast(int, module.attributes["context"])
         self.chunk = cast(int, module.attributes["chunk"])
@@ -151,7 +154,7 @@ class ReferenceState:
     interrupts a step, the old ones are still there."""
 
     def __init__(self, executable: ReferenceExecutable, capacity: int) -> None:
-        self._executable = executable
+        self.executable = executable
         self._caches = {
             value.name: _empty(value.type)
             for value in executable.step.inputs
@@ -166,20 +169,24 @@ class ReferenceState:
     def step(
         self, tokens: IntArray, *, rows: Rows = "last", taps: tuple[str, ...] = ()
     ) -> StepOutput:
-        return self._run(check_tokens(self._executable, self, tokens, taps), rows, None)
+        return self.run(check_tokens(self.executable, self, tokens, taps), rows, None)
 
     def observe(self, tokens: IntArray, observer: Observer, *, rows: Rows = "all") -> StepOutput:
         """See `arkinfer.runtime.contract.Observed`."""
-        names = ir.value_names(self._executable.step)
+        names = ir.value_names(self.executable.step)
 
         def show(node: ir.Node, results: list[npt.NDArray[Any]]) -> None:
             for value, result in zip(node.results, results, strict=True):
                 observer(names[value], result)
 
-        return self._run(check_tokens(self._executable, self, tokens), rows, show)
+        return self.run(check_tokens(self.executable, self, tokens), rows, show)
 
-    def _run(self, tokens: IntArray, rows: Rows, show: ir.Observer | None) -> StepOutput:
-        executable = self._executable
+    def profiler(self) -> ReferenceProfiler:
+        """See `arkinfer.runtime.contract.Timed`."""
+        return ReferenceProfiler(self)
+
+    def run(self, tokens: IntArray, rows: Rows, show: ir.Observer | None) -> StepOutput:
+        executable = self.executable
         count = len(tokens)
         wanted = {"last": [count - 1], "all": range(count), "none": []}[rows]
         inputs = {"tokens": tokens, "rows": np.array(wanted, np.int64), **self._caches}
@@ -190,6 +197,34 @@ class ReferenceState:
     def truncate(self, length: int) -> None:
         check_length(self, length)
         self._caches = {name: cache[:length] for name, cache in self._caches.items()}
+
+
+class ReferenceProfiler:
+    """Reads the clock after every op; see `arkinfer.runtime.contract.Profiler`."""
+
+    def __init__(self, state: ReferenceState) -> None:
+        self._state = state
+        self._names = ir.value_names(state.executable.step)
+        self._steps: list[StepTimes] = []
+
+    def step(self, tokens: IntArray, *, rows: Rows = "last") -> StepOutput:
+        ops: list[OpTime] = []
+        last = begin = perf_counter()
+
+        def note(node: ir.Node, results: list[npt.NDArray[Any]]) -> None:
+            nonlocal last
+            now = perf_counter()
+            values = tuple(self._names[value] for value in node.results)
+            ops.append(OpTime(node.op, values, now - last))
+            last = now
+
+        ids = check_tokens(self._state.executable, self._state, tokens)
+        output = self._state.run(ids, rows, note)
+        self._steps.append(StepTimes(tuple(ops), perf_counter() - begin))
+        return output
+
+    def finish(self) -> list[StepTimes]:
+        return self._steps
 
 
 def _empty(kind: ir.CacheType) -> npt.NDArray[Any]:

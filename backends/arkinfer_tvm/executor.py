@@ -9,6 +9,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Mapping
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -20,8 +21,10 @@ from arkinfer.runtime.contract import (
     IntArray,
     LoadOptions,
     Observer,
+    OpTime,
     Rows,
     StepOutput,
+    StepTimes,
     check_context,
     check_length,
     check_tokens,
@@ -154,8 +157,9 @@ class TvmExecutable:
         vocab_size: columns of the logits.
         max_context: the longest sequence, in tokens.
         chunk: the most tokens of one step.
-        features: "values" when it was opened to be observed.
+        features: "values" and "times" when it was opened to be observed.
         threads: what steps run on.
+        kernels: of each call its kernel, and the IR values that it computes.
     """
 
     def __init__(
@@ -170,8 +174,11 @@ class TvmExecutable:
         self.chunk: int = config["chunk"]
         self.threads = library.threads
         self._symbols: dict[str, str] = config["symbols"]
-        self.features: frozenset[str] = frozenset({"values"} if seen is not None else ())
+        self.features: frozenset[str] = frozenset()
+        if seen is not None:
+            self.features = frozenset({"values", "times"} if library.has_clock else {"values"})
         self._seen = seen or []
+        self.kernels = _values_of_calls(bound.program, self._seen)
         self._bound = bound
         self._library = library
         self._turn = threading.Lock()
@@ -216,6 +223,17 @@ class TvmExecutable:
             self._bound.observe(arguments, symbols, ports, caches, self._seen, observer)
         return cast(FloatArray, ports[LOGITS])
 
+    def run_timed(
+        self, arguments: Array, tokens: Array, rows: Array, length: int
+    ) -> tuple[FloatArray, Array]:
+        """The same as `run`, and the nanoseconds that each call took."""
+        ports, symbols = self._ports(tokens, rows, length)
+        with self._turn:
+            if self._closed:
+                raise closed()
+            took = self._bound.run_timed(arguments, symbols, ports.items())
+        return cast(FloatArray, ports[LOGITS]), took
+
     def _ports(
         self, tokens: Array, rows: Array, length: int
     ) -> tuple[dict[str, Array], dict[str, int]]:
@@ -238,7 +256,7 @@ class TvmState:
     def __init__(
         self, executable: TvmExecutable, caches: list[Array], arguments: Array, capacity: int
     ) -> None:
-        self._executable = executable
+        self.executable = executable
         self._caches = caches  # the arguments point to them
         self._arguments = arguments
         self._length = 0
@@ -256,26 +274,73 @@ class TvmState:
         self, tokens: IntArray, *, rows: Rows = "last", taps: tuple[str, ...] = ()
     ) -> StepOutput:
         """Appends tokens; see `arkinfer.runtime.contract.State.step`."""
-        ids = check_tokens(self._executable, self, tokens, taps)
+        ids = check_tokens(self.executable, self, tokens, taps)
         given, wanted = _aligned_inputs(ids, rows)
-        logits = self._executable.run(self._arguments, given, wanted, self._length)
+        logits = self.executable.run(self._arguments, given, wanted, self._length)
         self._length += len(ids)
         return StepOutput(logits)
 
     def observe(self, tokens: IntArray, observer: Observer, *, rows: Rows = "all") -> StepOutput:
         """See `arkinfer.runtime.contract.Observed`."""
-        ids = check_tokens(self._executable, self, tokens)
+        ids = check_tokens(self.executable, self, tokens)
         given, wanted = _aligned_inputs(ids, rows)
-        logits = self._executable.observe(
+        logits = self.executable.observe(
             self._arguments, self._caches, given, wanted, self._length, observer
         )
         self._length += len(ids)
         return StepOutput(logits)
 
+    def timed_step(self, tokens: IntArray, rows: Rows) -> tuple[StepOutput, Array]:
+        """A step, and the nanoseconds that each call of `TvmExecutable.kernels` took."""
+        ids = check_tokens(self.executable, self, tokens)
+        given, wanted = _aligned_inputs(ids, rows)
+        logits, took = self.executable.run_timed(self._arguments, given, wanted, self._length)
+        self._length += len(ids)
+        return StepOutput(logits), took
+
+    def profiler(self) -> TvmProfiler:
+        """See `arkinfer.runtime.contract.Timed`."""
+        return TvmProfiler(self)
+
     def truncate(self, length: int) -> None:
         """Forgets all but the first `length` tokens."""
         check_length(self, length)
         self._length = length
+
+
+class TvmProfiler:
+    """See `arkinfer.runtime.contract.Profiler`; to read the clock takes some nanoseconds."""
+
+    def __init__(self, state: TvmState) -> None:
+        self._state = state
+        self._steps: list[tuple[Array, float]] = []
+
+    def step(self, tokens: IntArray, *, rows: Rows = "last") -> StepOutput:
+        begin = perf_counter()
+        output, took = self._state.timed_step(tokens, rows)
+        self._steps.append((took, perf_counter() - begin))
+        return output
+
+    def finish(self) -> list[StepTimes]:
+        return [StepTimes(self._ops(took), seconds) for took, seconds in self._steps]
+
+    def _ops(self, took: Array) -> tuple[OpTime, ...]:
+        calls = zip(self._state.executable.kernels, (took * 1e-9).tolist(), strict=True)
+        return tuple(OpTime(kernel, values, seconds) for (kernel, values), seconds in calls)
+
+
+def _values_of_calls(program: Program, seen: list[Seen]) -> list[tuple[str, tuple[str, ...]]]:
+    """Of each call its kernel and the values that it computes, or helps to: calls that prepare
+    something for a later one belong to its values."""
+    made: dict[int, list[str]] = {}
+    for value in seen:
+        made.setdefault(value.call, []).append(value.value)
+    values: tuple[str, ...] = ()
+    result: list[tuple[str, tuple[str, ...]]] = []
+    for number in range(len(program.calls), 0, -1):
+        values = tuple(made.get(number, values))
+        result.append((program.calls[number - 1][0], values))
+    return result[::-1]
 
 
 def _aligned_inputs(ids: IntArray, rows: Rows) -> tuple[Array, Array]:

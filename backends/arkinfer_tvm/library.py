@@ -87,6 +87,10 @@ class Library:
         run.restype = ctypes.c_int64
         run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
         self._run = run
+        self._timed = getattr(self._functions, "ark_run_timed", None)
+        if self._timed is not None:
+            self._timed.restype = run.restype
+            self._timed.argtypes = [*run.argtypes, ctypes.c_void_p]
         self._pool: int | None = self._functions.ark_open(threads)
         if self._pool is None:
             raise ResourceError(
@@ -104,6 +108,18 @@ class Library:
         if self._pool is None:
             raise InternalError("the library is closed")
         return self._run(self._pool, calls.ctypes.data, len(calls), arguments.ctypes.data)
+
+    @property
+    def has_clock(self) -> bool:
+        """Whether `run_timed` can be called: older artifacts have no such function."""
+        return self._timed is not None
+
+    def run_timed(self, calls: Array, arguments: Array, ends: npt.NDArray[np.int64]) -> int:
+        """As `run`; `ends` gets when each call has ended, nanoseconds after the first began."""
+        if self._pool is None or self._timed is None:
+            raise InternalError("the library is closed, or has no clock")
+        addresses = calls.ctypes.data, len(calls), arguments.ctypes.data, ends.ctypes.data
+        return self._timed(self._pool, *addresses)
 
     def message(self) -> str:
         """Why the last run on this thread failed."""
@@ -176,6 +192,15 @@ class Bound:
         self._begin(arguments, symbols, ports)
         self.run_calls(arguments, 0, len(self._calls))
 
+    def run_timed(
+        self, arguments: Array, symbols: Mapping[str, int], ports: Iterable[tuple[str, Array]]
+    ) -> npt.NDArray[np.int64]:
+        """As `run`; gives back the nanoseconds that each call took."""
+        self._begin(arguments, symbols, ports)
+        ends = np.zeros(len(self._calls), np.int64)
+        self._check(self._library.run_timed(self._calls, arguments, ends))
+        return np.diff(ends, prepend=0)
+
     def observe(
         self,
         arguments: Array,
@@ -228,7 +253,11 @@ class Bound:
         Raises:
             DeviceError: a kernel refused; says which.
         """
-        failed = self._library.run(self._calls[first:last], arguments) if last > first else 0
+        if last > first:
+            self._check(self._library.run(self._calls[first:last], arguments), first)
+
+    def _check(self, failed: int, first: int = 0) -> None:
+        """`failed`: 0, or one more than the index of the call that failed, counted from `first`."""
         if failed:
             number = first + failed
             kernel = self.program.calls[number - 1][0]

@@ -1,0 +1,219 @@
+"""`arkinfer profile`: where the time of a step goes, op by op. Knows no backend."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from arkinfer.cli.options import Backend, Json, Model, Threads
+from arkinfer.cli.progress import Progress, announced
+
+if TYPE_CHECKING:
+    from arkinfer.runtime.breakdown import By, Row
+    from arkinfer.runtime.profile import Profile
+    from arkinfer.runtime.roofline import Peaks
+
+SHARE = 0.9
+"""Of the kernels' time: the rows that hold it are shown."""
+
+
+def profile(
+    file: Model,
+    depth: Annotated[int, typer.Option(help="Tokens in the cache before.")] = 0,
+    prompt_tokens: Annotated[
+        int | None,
+        typer.Option(help="Profile a prompt of so many tokens; default: one token.", min=1),
+    ] = None,
+    by: Annotated[str, typer.Option(help="Group by path, op, layer or kernel.")] = "path",
+    every: Annotated[
+        bool, typer.Option("--all", help="Show all rows, not those that hold 90 % of the time.")
+    ] = False,
+    rounds: Annotated[
+        int | None, typer.Option(help="Rounds; default: as many as a second holds, 5 to 200.")
+    ] = None,
+    html: Annotated[str | None, typer.Option(help="Write a page with charts, too.")] = None,
+    threads: Threads = None,
+    backend: Backend = None,
+    json: Json = False,
+) -> None:
+    """Show what each op of a step takes, and how near it comes to what this machine can do.
+
+    Example: arkinfer profile model.ark --depth 1024 --threads 2
+    """
+    from arkinfer.artifact import open_artifact
+    from arkinfer.runtime.breakdown import LEVELS
+    from arkinfer.runtime.contract import LoadOptions
+    from arkinfer.runtime.demo import located
+    from arkinfer.runtime.profile import measure, read_section
+    from arkinfer.runtime.registry import choose_section, open_section
+    from arkinfer.runtime.roofline import measure_peaks, usable_cores
+
+    level = _level(by, LEVELS)
+    _check_threads(threads)
+    kind = "decode" if prompt_tokens is None else "prefill"
+    threads = threads or usable_cores()
+    with open_artifact(located(file)) as artifact:
+        section = choose_section(artifact, backend)
+        listing, stored = read_section(artifact, section)
+        with announced(f"Loading {file}"):
+            options = LoadOptions(threads=threads, observe=True)
+            name, executable = open_section(artifact, section.backend, options)
+        progress = Progress("Profiling")
+        try:
+            result = measure(
+                executable, listing, stored, depth=depth, tokens=prompt_tokens or 1,
+                rounds=rounds, progress=progress,
+            )  # fmt: skip
+        finally:
+            progress.end()
+            executable.close()
+    peaks = measure_peaks(threads)
+    facts = {
+        "path": file,
+        "backend": name,
+        "threads": threads,
+        "kind": kind,
+        "depth": depth,
+        "tokens": prompt_tokens or 1,
+        "rounds": len(result.rounds),
+        **describe(result, peaks, level),
+    }
+    if html is not None:
+        from arkinfer.cli.profile_page import write
+
+        write(html, facts, result, peaks)
+    if json:
+        from json import dumps
+
+        print(dumps(facts, indent=2))
+        return
+    _print(facts, every=every)
+
+
+def _level(by: str, levels: tuple[By, ...]) -> By:
+    for level in levels:
+        if by == level:
+            return level
+    from arkinfer.errors import UsageError, nearest
+
+    raise UsageError(f'--by cannot be "{by}"', fix=nearest(by, levels))
+
+
+def _check_threads(threads: int | None) -> None:
+    if threads is not None and threads < 1:
+        from arkinfer.errors import UsageError
+
+        raise UsageError(f"threads cannot be {threads}", fix="Give at least 1")
+
+
+def describe(profile: Profile, peaks: Peaks, by: By) -> dict[str, Any]:
+    """What `--json` prints of a profile; seconds, bytes and operations per second."""
+    from arkinfer.runtime.breakdown import breakdown, covering
+
+    rows = breakdown(profile, by)
+    return {
+        "step": {
+            "seconds": profile.step,
+            "min": min(profile.rounds),
+            "max": max(profile.rounds),
+        },
+        "kernels_seconds": profile.in_kernels,
+        "outside_seconds": profile.outside,
+        "agreement": profile.agreement,
+        "peaks": {"bandwidth": peaks.bandwidth, "flops": peaks.flops},
+        "by": by,
+        "covering": {"share": SHARE, "rows": len(covering(rows, SHARE))},
+        "rows": [_facts(row, profile, peaks) for row in rows],
+    }
+
+
+def _facts(row: Row, profile: Profile, peaks: Peaks) -> dict[str, Any]:
+    from arkinfer.runtime.breakdown import limit_of
+
+    limit = limit_of(row, peaks)
+    return {
+        "path": row.path,
+        "op": row.op,
+        "kernels": list(row.kernels),
+        "count": row.count,
+        "seconds": row.seconds,
+        "share": row.seconds / (profile.in_kernels + profile.outside),
+        "bytes": row.cost.bytes if row.cost else None,
+        "flops": row.cost.flops if row.cost else None,
+        "bound": limit.bound if limit else None,
+        "rate": limit.rate if limit else None,
+        "of_peak": limit.share if limit else None,
+    }
+
+
+def _print(facts: dict[str, Any], *, every: bool) -> None:
+    from arkinfer.cli.table import clean, print_table
+
+    step, total = facts["step"], facts["kernels_seconds"] + facts["outside_seconds"]
+    print(clean(f"{facts['path']} on {facts['backend']}, threads: {facts['threads']}, "
+                f"rounds: {facts['rounds']}"))  # fmt: skip
+    print(f"step      {what(facts)}: {_ms(step['seconds'])} without the profiler "
+          f"({_ms(step['min'])} to {_ms(step['max'])})")  # fmt: skip
+    print(f"profile   {_ms(facts['kernels_seconds'])} in kernels, "
+          f"{_ms(facts['outside_seconds'])} outside of them: together "
+          f"{100 * facts['agreement']:.1f} % of the step")  # fmt: skip
+    print(f"machine   {peaks_text(facts['peaks'])}")
+    shown = facts["rows"]
+    if not every:
+        shown = longest(facts)
+    named = {"op": ("op",), "layer": ("torch path",)}.get(facts["by"], ("torch path", "op"))
+    keys = [{"torch path": "path", "op": "op"}[name] for name in named]
+    blank, left = ("",) * len(named), len(named)
+    rows = [(*(row[key] for key in keys), f"{row['count']:,}", *figures(row)) for row in shown]
+    if len(shown) < len(facts["rows"]):
+        rest = [row for row in facts["rows"] if row not in shown]
+        time = _time(sum(row["seconds"] for row in rest), total)
+        rows.append((f"{len(rest)} more (--all)", *blank, *time, "", "", ""))
+    time = _time(facts["outside_seconds"], total)
+    rows.append(("outside of kernels", *blank, *time, "", "", ""))
+    print_table((*named, "kernels", "ms", "share", "MB", "rate", "of peak"), rows, left=left)
+
+
+def what(facts: dict[str, Any]) -> str:
+    """The step that was profiled."""
+    number = facts["tokens"]
+    return f"{number:,} token{'s' if number > 1 else ''} at depth {facts['depth']:,}"
+
+
+def longest(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that hold most of the kernels' time, longest first."""
+    rows = sorted(facts["rows"], key=lambda row: -row["seconds"])
+    return rows[: facts["covering"]["rows"]]
+
+
+def figures(row: dict[str, Any]) -> tuple[str, ...]:
+    """Milliseconds, share of the step, megabytes, rate, and share of what binds."""
+    moved = "" if row["bytes"] is None else f"{row['bytes'] / 1e6:,.2f}"
+    if row["bound"] is None:
+        rate = peak = ""
+    elif row["bound"] == "memory":
+        rate, peak = f"{row['rate'] / 1e9:,.1f} GB/s", f"{100 * row['of_peak']:.0f} % memory"
+    else:
+        rate, peak = f"{row['rate'] / 1e9:,.1f} GFLOP/s", f"{100 * row['of_peak']:.0f} % float32"
+    time = f"{1e3 * row['seconds']:,.3f}", f"{100 * row['share']:.1f} %"
+    return *time, moved, rate, peak
+
+
+def peaks_text(peaks: dict[str, Any]) -> str:
+    """What the machine can do at most."""
+    bandwidth, flops = peaks["bandwidth"], peaks["flops"]
+    if bandwidth is None or flops is None:
+        return "not measured"
+    return (
+        f"reads {bandwidth / 1e9:,.1f} GB/s, multiplies {flops / 1e9:,.0f} GFLOP/s in float32 "
+        "(measured now, by numpy)"
+    )
+
+
+def _time(seconds: float, total: float) -> tuple[str, str]:
+    return f"{1e3 * seconds:,.3f}", f"{100 * seconds / total:.1f} %"
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:,.3g} ms" if seconds < 1 else f"{1e3 * seconds:,.0f} ms"
