@@ -60,7 +60,6 @@ class ArtifactWriter:
     Args:
         path: the file to write; one that exists is replaced when the new one is whole.
         spool: folder for the temporary file, on the same disk; None: the file's own folder.
-        size: bytes that the file will have at least, if known: a full disk is told by them.
 
     Raises:
         UsageError: the folder is missing, or `path` is not an ordinary file.
@@ -68,13 +67,13 @@ class ArtifactWriter:
         InternalError: from any method: the caller broke this class's contract.
     """
 
-    def __init__(self, path: str | Path, *, spool: Path | None = None, size: int = 0) -> None:
+    def __init__(self, path: str | Path, *, spool: Path | None = None) -> None:
         self.path = Path(os.path.realpath(path))  # a link is followed, not replaced
         self._entries: dict[str, Entry] = {}
         self._facts: dict[str, EntryFacts] = {}
         self._tensors: dict[str, TensorEntry] = {}
         self._sections: dict[str, Section] = {}
-        self._end, self._size = 0, size
+        self._end = self._size = 0
         folder = self.path.parent if spool is None else spool
         _check_place(self.path, folder)
         _remove_stale(folder, self.path.name)
@@ -95,6 +94,10 @@ class ArtifactWriter:
             if temporary.exists():
                 return temporary, file
             os.close(file)  # another writer took it for stale before we locked it
+
+    def expect(self, size: int) -> None:
+        """Says how many bytes the file will have at least, for the error of a full disk."""
+        self._size = size
 
     def has_tensor(self, name: str) -> bool:
         """Whether a tensor of that name was added."""

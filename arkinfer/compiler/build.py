@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arkinfer.artifact import ArtifactWriter
+from arkinfer.backend.scratch import remove_stale
 from arkinfer.compiler.cache import Cache
 from arkinfer.compiler.journal import Journal
 from arkinfer.compiler.prepare import BuildOptions, Prepared, prepare
@@ -128,6 +129,7 @@ def build(
     from arkinfer.frontend.hub import resolve
 
     options = BuildOptions.make(target, quant, backend, embedding, dtype, context, chunk, kv)
+    remove_stale()
     kept = Cache.open() if cache else Cache(None)
     stages = Stages(on_progress, kept.folder)
     stages.start("opening the checkpoint")
@@ -156,14 +158,15 @@ def _build(
     stages: Stages,
     dump_ir: str | Path | None,
 ) -> BuildReport:
-    prepared = prepare(
-        options, checkpoint, cache=cache, dump_ir=dump_ir, on_stage=stages.start,
-        on_calibrated=stages.so_far("calibrating the cache"),
-    )  # fmt: skip
     weights = ReusedWeights(cache)
-    least = sum(nbytes(weight) for weight in prepared.stored_weights())
-    with ArtifactWriter(path, size=least) as artifact:
+    with ArtifactWriter(path) as artifact:  # first: a wrong place is told at once
+        prepared = prepare(
+            options, checkpoint, cache=cache, dump_ir=dump_ir, on_stage=stages.start,
+            on_calibrated=stages.so_far("calibrating the cache"),
+        )  # fmt: skip
+        least = sum(nbytes(weight) for weight in prepared.stored_weights())
         check_disk(least, path)
+        artifact.expect(least)
         _write_texts(artifact, checkpoint, prepared)
         _write_sections(artifact, prepared, stages, cache, weights)
         report = _report(path, checkpoint, prepared)

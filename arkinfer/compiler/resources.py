@@ -28,10 +28,13 @@ BASE = 320 * MIB
 PER_LAYER = 3 * MIB
 """Of tracing, per layer."""
 
-ADDRESSES = 2300 * MIB
+ADDRESSES = 800 * MIB
 """Of address space, beyond resident memory, that torch's libraries and threads take."""
 
-_REMEDY = "Close other programs, raise the limit, or build on another machine: the file is the same"
+CGROUP = Path("/sys/fs/cgroup")
+"""Where a container sees its own limits."""
+
+_REMEDY = "Close other programs, raise the limit, or build on another machine"
 
 
 def build_memory(config: ModelConfig, kv: str) -> int:
@@ -84,10 +87,9 @@ def free_memory() -> int:
     """
     free = psutil.virtual_memory().available + psutil.swap_memory().free
     with suppress(OSError, ValueError, StopIteration):
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text())  # "max": no number, no limit
-        held = int((group / "memory.current").read_text())
-        for line in (group / "memory.stat").read_text().splitlines():
+        limit = int((CGROUP / "memory.max").read_text())  # "max": no number, no limit
+        held = int((CGROUP / "memory.current").read_text())
+        for line in (CGROUP / "memory.stat").read_text().splitlines():
             name, _, value = line.partition(" ")
             if name in ("inactive_file", "active_file"):
                 held -= int(value)  # given back when it is needed

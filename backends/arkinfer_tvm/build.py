@@ -10,7 +10,6 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import tvm
 
+from arkinfer.backend.scratch import scratch_folder
 from arkinfer.errors import DeviceError, InternalError
 from arkinfer_tvm.cpu import Level
 from arkinfer_tvm.kernels import Kernel
@@ -34,8 +34,7 @@ def build_library(names: Mapping[Kernel, str], arch: str, level: Level) -> bytes
     """
     compiler = c_compiler(arch)
     launcher = resources.files("arkinfer_tvm").joinpath("launcher.c").read_bytes()
-    with tempfile.TemporaryDirectory(prefix="arkinfer-") as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         (folder / "kernels.o").write_bytes(compile_kernels(names, arch, level))
         (folder / "launcher.c").write_bytes(launcher)
         command = [compiler, *_COMPILE, "launcher.c", "kernels.o", *_LINK, "-o", "library.so"]
@@ -53,8 +52,8 @@ def compile_kernels(names: Mapping[Kernel, str], arch: str, level: Level) -> byt
         "mattr": list(level.features),
     }
     executable = tvm.compile(tvm.IRModule(functions), target=tvm.target.Target(facts))
-    with tempfile.TemporaryDirectory(prefix="arkinfer-") as folder:
-        path = Path(folder) / "kernels.o"
+    with scratch_folder() as folder:
+        path = folder / "kernels.o"
         executable.mod.write_to_file(str(path), "o")
         return path.read_bytes()
 
@@ -81,7 +80,10 @@ def c_compiler(arch: str) -> str:
 
 
 def _link(command: list[str], folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "TMPDIR": str(folder)}  # where the compiler keeps its own files
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode == 0:
         return
     said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]

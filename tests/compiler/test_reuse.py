@@ -18,7 +18,7 @@ from arkinfer.compiler.build import BuildReport, build
 from arkinfer.compiler.cache import Cache
 from arkinfer.errors import CheckpointError
 from arkinfer.frontend import trace as trace_module
-from arkinfer.testing import make_checkpoint
+from tests.compiler.conftest import Traced
 
 Build = Callable[..., BuildReport]
 
@@ -27,24 +27,8 @@ QUANTIZED = 11  # matrices of the tiny model
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> Path:
-    return make_checkpoint("tiny", 0, tmp_path / "tiny")
-
-
-@pytest.fixture(scope="module")
-def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that has the tiny model's graph alone, as tracing takes the longest."""
-    folder = tmp_path_factory.mktemp("graphs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ARKINFER_CACHE", str(folder))
-        tiny = make_checkpoint("tiny", 0, folder / "tiny")
-        build(tiny, quant="none", output=folder / "m.ark")
-    return folder / "graphs"
-
-
-@pytest.fixture
-def traced(own_cache: Path, graphs: Path) -> None:
-    shutil.copytree(graphs, own_cache / "graphs")
+def tiny(tmp_path: Path, once: Traced) -> Path:
+    return Path(shutil.copytree(once.checkpoint, tmp_path / "tiny"))
 
 
 def damage(checkpoint: Path, bits: int) -> None:
@@ -78,15 +62,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return counts
 
 
-@pytest.mark.parametrize("options", [{}, {"quant": "int4-g32-asym", "kv": "int8"}])
-def test_the_same_bytes_without_the_work(
-    tiny: Path, tmp_path: Path, calls: dict[str, int], options: dict[str, str]
-):
+def test_the_same_bytes_without_the_work(tiny: Path, tmp_path: Path, calls: dict[str, int]):
+    options = {"quant": "int4-g32-asym", "kv": "int8"}
     backends = ("onnxruntime", "reference")
     first = build(tiny, output=tmp_path / "a.ark", backend=backends, **options)
     assert first.reused == 0
     worked = dict(calls)
-    assert worked == {"trace": 1, "quantize": QUANTIZED, "calibrate": int("kv" in options)}
+    assert worked == {"trace": 1, "quantize": QUANTIZED, "calibrate": 1}
     second = build(tiny, output=tmp_path / "b.ark", backend=backends, **options)
     assert calls == worked
     assert second.reused == QUANTIZED
@@ -122,20 +104,22 @@ def test_other_weights_and_other_schemes_are_made_anew(
     assert calls["trace"] == 0  # the graph is the same
 
 
+@pytest.mark.usefixtures("traced")
 def test_a_context_is_traced_for_itself(tiny: Path, tmp_path: Path, calls: dict[str, int]):
-    for context in (64, 128, 64):
+    for context in (None, 64, 64, None):
         build(tiny, output=tmp_path / "m.ark", context=context)
-    assert calls["trace"] == 2
+    assert calls["trace"] == 1
 
 
+@pytest.mark.usefixtures("traced")
 def test_newer_code_makes_everything_anew(
     tiny: Path, tmp_path: Path, calls: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ):
-    for version in ("1", "2"):
-        monkeypatch.setattr(reuse, "code_of", lambda *parts, v=version: v)
-        monkeypatch.setattr(calibrate, "code_of", lambda *parts, v=version: v)
-        assert build(tiny, output=tmp_path / "a.ark", kv="int8").reused == 0
-    assert (calls["trace"], calls["calibrate"]) == (2, 2)
+    build(tiny, output=tmp_path / "m.ark", kv="int8")
+    for module in (reuse, calibrate):
+        monkeypatch.setattr(module, "code_of", lambda *parts: "newer")
+    assert build(tiny, output=tmp_path / "m.ark", kv="int8").reused == 0
+    assert calls == {"trace": 1, "quantize": 2 * QUANTIZED, "calibrate": 2}
 
 
 @pytest.mark.usefixtures("traced")
