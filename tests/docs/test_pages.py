@@ -31,7 +31,10 @@ from tests.docs.pages import (
     text_of,
 )
 
-SLOW = ("docs/commands/align.md", "docs/guide.md", "docs/quantization.md", "docs/backends.md")
+SLOW = {
+    *(f"docs/{name}.md" for name in ("backends", "guide", "quantization")),
+    *(f"docs/commands/{name}.md" for name in ("align", "build", "cache")),
+}
 EXAMPLES = [
     pytest.param(page, marks=pytest.mark.slow if named(page) in SLOW else (), id=named(page))
     for page in PAGES
