@@ -6,7 +6,7 @@ kernel only, the IR computes them from what the backend shows before it. Knows n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -40,6 +40,11 @@ class Step:
     seen: int
     tokens: Array
     shown: dict[str, Array]
+
+    @property
+    def name(self) -> str:
+        count = len(self.tokens)
+        return f"{count} token{'s' if count > 1 else ''} after {self.seen}"
 
     @property
     def symbols(self) -> dict[str, int]:
@@ -86,15 +91,18 @@ class Executed:
     store: ir.WeightStore
     reference: list[dict[Value, Array]] = field(default_factory=list[dict[Value, Array]])
 
-    def compute(self, steps: Sequence[Step]) -> None:
-        """Fills `reference`."""
+    def compute(
+        self, steps: Sequence[Step], on_done: Callable[[float], None] = lambda done: None
+    ) -> None:
+        """Fills `reference`; tells how much of it is done, 0 … 1."""
         caches: dict[str, Array] = {}
-        for step in steps:
-            follow = Follow(self.graph, self._inputs(step, caches), self.store, step.symbols)
-            for _ in follow.run():
-                pass
+        whole = len(steps) * len(self.graph.lines)
+        for number, step in enumerate(steps):
+            follow = Follow(self.graph, self.inputs(step, caches), self.store, step.symbols)
+            for index, _ in enumerate(follow.run(), number * len(self.graph.lines)):
+                on_done(index / whole)
             self.reference.append(follow.values)
-            caches = self._outputs(follow.values)
+            caches = self.outputs(follow.values)
 
     def findings(self, steps: Sequence[Step]) -> Iterator[Finding]:
         """Every value that the backend shows, in order of execution."""
@@ -102,7 +110,7 @@ class Executed:
         last = max(1, len(self.graph.lines) - 1)
         for number, step in enumerate(steps):
             shown = {v: step.shown[n] for v, n in self.graph.names.items() if n in step.shown}
-            given = {**self._inputs(step, caches), **shown}
+            given = {**self.inputs(step, caches), **shown}
             follow = Follow(self.graph, given, self.store, step.symbols)
             for index, (line, computed) in enumerate(follow.run()):
                 for value, expected in zip(line.results, computed, strict=True):
@@ -115,15 +123,16 @@ class Executed:
                     tolerance = of_backend(self.backend, line)
                     yield Finding(
                         line.text, line.op, line.loc, index / last, difference, tolerance, whole,
-                        what=f"{len(step.tokens)} tokens after {step.seen}",
+                        step=step.name,
                     )  # fmt: skip
-            caches = self._outputs(follow.values)
+            caches = self.outputs(follow.values)
 
-    def _outputs(self, values: dict[Value, Array]) -> dict[str, Array]:
+    def outputs(self, values: dict[Value, Array]) -> dict[str, Array]:
+        """The results of a step by name, those that are known."""
         outputs = self.graph.outputs.items()
         return {name: values[value] for name, value in outputs if value in values}
 
-    def _inputs(self, step: Step, caches: dict[str, Array]) -> dict[Value, Array]:
+    def inputs(self, step: Step, caches: dict[str, Array]) -> dict[Value, Array]:
         """Tokens, rows, and the caches of the step before, or empty ones."""
         given: dict[Value, Array] = {}
         for name, value in self.graph.inputs.items():

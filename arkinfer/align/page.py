@@ -5,6 +5,7 @@ Knows no stage by name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from arkinfer.align.report import Finding, Report, StageReport
@@ -72,43 +73,53 @@ def _first(stage: StageReport, finding: Finding) -> list[Block]:
 
 def _stages(report: Report) -> Table:
     rows = [
-        (stage.name, f"{stage.compared:,}", figure(stage.largest), f"{len(stage.failures):,}",
+        (stage.name, f"{stage.compared:,}", figure(stage.largest),
+         "" if stage.summed is None else figure(stage.summed), f"{len(stage.failures):,}",
          f"{stage.seconds:.1f} s")
         for stage in report.stages
     ]  # fmt: skip
     failed = [i for i, stage in enumerate(report.stages) if stage.failures]
-    header = ("stage", "compared", "largest error", "out of tolerance", "time")
+    header = ("stage", "compared", "largest error", "adds up to", "out of tolerance", "time")
     return Table(header, rows, align="lr", marked=failed)
 
 
 def _pictures(report: Report) -> list[Block]:
     pictures: list[Block] = []
     for stage in report.stages:
-        points = [
-            (100 * f.depth, max(f.difference.relative, SMALLEST))
-            for f in stage.findings
-            if f.difference is not None
-        ]
-        if not points:
+        series = [line for step in _steps(stage) for line in _lines(stage, step)]
+        if not series:
             continue
-        series = [Series("op by op", points)]
-        allowed = [
-            (100 * f.depth, f.tolerance.relative)
-            for f in stage.findings
-            if f.tolerance is not None and 0 < f.tolerance.relative < 1e9
-        ]
-        whole = [
-            (100 * f.depth, max(f.end_to_end, SMALLEST))
-            for f in stage.findings
-            if f.end_to_end is not None
-        ]
-        series += [Series("from the tokens on", whole)] if whole else []
-        series += [Series("allowed", allowed)] if allowed else []
         svg = line_chart(
             stage.name, "depth, % of the function", "relative error", series, log_y=True
         )
-        pictures.append(Figure(svg, f"{stage.sides[1]} against {stage.sides[0]}"))
+        caption = f"{stage.sides[1]} against {stage.sides[0]}; no error is drawn as {SMALLEST:g}"
+        pictures.append(Figure(svg, caption))
     return pictures
+
+
+def _steps(stage: StageReport) -> list[str]:
+    return list(dict.fromkeys(finding.step for finding in stage.findings))
+
+
+def _lines(stage: StageReport, step: str) -> list[Series]:
+    """The error op by op, as it adds up, and for the first step what is allowed."""
+    findings = [f for f in stage.findings if f.step == step]
+    own = [(f.depth, f.difference.relative) for f in findings if f.difference is not None]
+    summed = [(f.depth, f.end_to_end) for f in findings if f.end_to_end is not None]
+    allowed = [(f.depth, f.tolerance.relative) for f in findings if f.tolerance is not None]
+    if step != _steps(stage)[0]:
+        allowed = []
+    named = f", {step}" if step else ""
+    known = (
+        (f"op by op{named}", own),
+        (f"adding up{named}", summed),
+        ("allowed", [(depth, most) for depth, most in allowed if 0 < most < math.inf]),
+    )
+    return [
+        Series(name, [(100 * depth, max(error, SMALLEST)) for depth, error in points])
+        for name, points in known
+        if points
+    ]
 
 
 def _worst(report: Report) -> Iterator[Block]:

@@ -20,7 +20,8 @@ class Finding:
         difference: of the two sides; None: they have no numbers.
         tolerance: what is allowed; None: nothing at all.
         end_to_end: relative error of the same value when nothing is given but the tokens.
-        what: which part of a weight, or what differs.
+        what: which part of a weight, or what differs, or what the value stands for.
+        step: what was run, where a stage runs more than one step, e.g. "1 token after 32".
         wrong: out of tolerance?
     """
 
@@ -32,6 +33,7 @@ class Finding:
     tolerance: Tolerance | None
     end_to_end: float | None = None
     what: str = ""
+    step: str = ""
 
     @property
     def wrong(self) -> bool:
@@ -46,6 +48,7 @@ class Finding:
                 "op": self.op,
                 "path": self.loc,
                 "what": self.what,
+                "step": self.step,
                 "depth": self.depth,
                 "wrong": self.wrong,
                 "end_to_end": self.end_to_end,
@@ -91,17 +94,23 @@ class StageReport:
         known = [f.difference.relative for f in self.findings if f.difference is not None]
         return max(known, default=0.0)
 
-    def to_json(self, *, values: bool) -> dict[str, Any]:
+    @property
+    def summed(self) -> float | None:
+        """The largest error from the tokens on; None: it was not asked for."""
+        known = [f.end_to_end for f in self.findings if f.end_to_end is not None]
+        return max(known, default=None)
+
+    def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "sides": list(self.sides),
             "compared": self.compared,
             "largest_error": plain(self.largest),
+            "end_to_end": plain(self.summed),
             "aligned": not self.failures,
             "notes": self.notes,
             "seconds": round(self.seconds, 3),
             "failures": [finding.to_json() for finding in self.failures],
-            **({"values": [finding.to_json() for finding in self.findings]} if values else {}),
         }
 
 
@@ -110,14 +119,13 @@ class Report:
     """One alignment.
 
     Attributes:
-        model: what the user called the model; "": two artifacts were compared.
+        model: what the user called the model.
         artifact: the file.
         backend: of the section.
         tokens: how many were run.
-        same_source: was the artifact built from this checkpoint? None: there is none.
+        same_source: was the artifact built from this checkpoint? None: it does not say.
         notes: about the whole.
         stages: those that ran.
-        skipped: stages after a failure, by name.
     """
 
     model: str
@@ -149,5 +157,5 @@ class Report:
             "same_source": self.same_source,
             "notes": self.notes,
             "first": None if first is None else {"stage": first[0].name, **first[1].to_json()},
-            "stages": [stage.to_json(values=False) for stage in self.stages],
+            "stages": [stage.to_json() for stage in self.stages],
         }

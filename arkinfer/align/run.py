@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy.typing as npt
 
 from arkinfer import ir
 from arkinfer.align import stored
+from arkinfer.align.against import Side, compare_sides
 from arkinfer.align.compare import compare
 from arkinfer.align.executed import Executed, Step, observe
 from arkinfer.align.options import options_of, prompt_tokens
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
+OnStage: TypeAlias = "Callable[[str, float], None]"
+"""Told what is being done, and how much of it is done, 0 … 1; 0 may also be unknown."""
+
 TOKENS = 32
 """How many are run unless asked otherwise: every position sees others, and it stays cheap."""
 
@@ -45,27 +49,29 @@ FREE = Tolerance(math.inf, math.inf, "for information: what quantization and ker
 
 def align(
     artifact: Artifact,
-    checkpoint: Checkpoint | None,
+    checkpoint: Checkpoint,
     *,
     model: str = "",
     backend: str | None = None,
     tokens: int = TOKENS,
     prompt: str | None = None,
+    against: tuple[Artifact, str | None] | None = None,
     go_on: bool = False,
     threads: int | None = None,
-    on_stage: Callable[[str], None] = lambda stage: None,
+    on_stage: OnStage = lambda stage, done: None,
 ) -> Report:
     """Compares every stage from the torch module to the backend's kernels.
 
     Args:
         artifact: the file.
-        checkpoint: what it was built from; None: its kernels against its own IR alone.
+        checkpoint: what it was built from.
         model: what the user calls the checkpoint.
         backend: whose section; None: the first.
         tokens: how many of the prompt are run.
         prompt: None: a built-in text.
+        against: another file, or the same, and whose section of it to compare as well.
         go_on: past the first failure?
-        threads: of the backend.
+        threads: of the backends.
         on_stage: told what is being done.
 
     Raises:
@@ -76,7 +82,8 @@ def align(
     """
     section = choose_section(artifact, backend)
     module = stored.module_of(artifact, section)
-    most = min(int(str(module.attributes[name])) for name in ("chunk", "context"))
+    other = None if against is None else _other(*against)
+    most = min(map(_most, [module] if other is None else [module, other[2]]))
     if not 1 <= tokens <= most:
         raise UsageError(
             f"{tokens} tokens cannot be run at once",
@@ -84,19 +91,30 @@ def align(
             f"Give a number from 1 to {most}",
         )
     ids = prompt_tokens(artifact, prompt, tokens + 1)
-    same = None if checkpoint is None else same_source(artifact, checkpoint)
+    same = same_source(artifact, checkpoint)
     report = Report(model, str(artifact.path), section.backend, tokens, same)
     if same is False:
         report.notes.append(
-            f"{artifact.path} was not built from {model or checkpoint}: the digests of their "
+            f"{artifact.path} was not built from {model or checkpoint.path}: the digests of their "
             "sources differ, so that what follows compares two models."
         )
-    run = _Run(artifact, section, ids, report, go_on, threads, on_stage)
-    if checkpoint is not None:
-        run.build(checkpoint)
+    run = _Run(ids, report, go_on, threads, on_stage)
+    run.build(artifact, section, checkpoint)
     if not run.stopped:
-        run.execute(module)
+        ours = run.execute(artifact, section, module)
+        if other is not None and not run.stopped:
+            run.against(ours, *other)
     return report
+
+
+def _other(artifact: Artifact, backend: str | None) -> tuple[Artifact, Section, ir.Module]:
+    section = choose_section(artifact, backend)
+    return artifact, section, stored.module_of(artifact, section)
+
+
+def _most(module: ir.Module) -> int:
+    """Tokens of one step."""
+    return min(cast(int, module.attributes[name]) for name in ("chunk", "context"))
 
 
 def same_source(artifact: Artifact, checkpoint: Checkpoint) -> bool | None:
@@ -110,30 +128,31 @@ def same_source(artifact: Artifact, checkpoint: Checkpoint) -> bool | None:
 class _Run:
     """One alignment under way."""
 
-    artifact: Artifact
-    section: Section
     tokens: Array
     report: Report
     go_on: bool
     threads: int | None
-    on_stage: Callable[[str], None]
+    on_stage: OnStage
     truth: dict[Value, Array] = field(default_factory=dict[Value, Array])
     """Values of the legalized module, as torch has them."""
     legalized: Snapshot | None = None
     weights: ir.WeightStore | None = None
     """Of the build."""
 
+    def _doing(self, stage: str) -> None:
+        self.on_stage(stage, 0.0)
+
     @property
     def stopped(self) -> bool:
         return not self.go_on and not self.report.aligned
 
-    def build(self, checkpoint: Checkpoint) -> None:
-        """Torch, the traced graph, each pass, and what the file holds."""
+    def build(self, artifact: Artifact, section: Section, checkpoint: Checkpoint) -> None:
+        """Torch, the traced graph, each pass, and what the file holds; nothing from a cache."""
         snapshots: list[Snapshot] = []
         prepared = prepare(
-            options_of(self.artifact, self.section, checkpoint),
+            options_of(artifact, section, checkpoint),
             checkpoint,
-            on_stage=self.on_stage,
+            on_stage=self._doing,
             watch=lambda step, module: snapshots.append(Snapshot.of(step, module)),
         )
         first = self.tokens[:-1]
@@ -149,58 +168,75 @@ class _Run:
             self._stage(name, ("before", "after"), build.step(before, after, checked))
         if not self.stopped:
             self.legalized, self.truth, self.weights = snapshots[-1], build.values, checked
-            self._file(prepared, checked)
+            self._file(artifact, section, prepared, checked)
 
     def _torch(
         self, build: Build, traced: Snapshot, checkpoint: Checkpoint, prepared: Prepared
     ) -> None:
         from arkinfer.align.capture import run_torch
 
-        self.on_stage("running the torch module")
+        self._doing("running the torch module")
         run = run_torch(checkpoint.config, checkpoint.read, prepared.context, self.tokens[:-1])
         store = WeightStore(traced.weights, prepared.leaves)
         self._stage("traced", ("torch", "traced"), build.torch(run, traced, store))
 
-    def _file(self, prepared: Prepared, checked: CheckedWeights) -> None:
+    def _file(
+        self, artifact: Artifact, section: Section, prepared: Prepared, checked: CheckedWeights
+    ) -> None:
         sides = ("build", "file")
-        graphs = stored.graphs(self.artifact, self.section, prepared)
+        graphs = stored.graphs(artifact, section, prepared)
         self._stage("the file's graphs", sides, graphs, always=True)
         if self.stopped:
             return
-        self.on_stage("comparing the file's weights")
+        self._doing("comparing the file's weights")
         began = time.monotonic()
         compared, found, notes = stored.weights(
-            self.artifact, self.section, prepared.lowered[0], prepared, checked,
-            first_only=not self.go_on,
+            artifact, section, prepared.lowered[0], prepared, checked, first_only=not self.go_on
         )  # fmt: skip
         seconds = time.monotonic() - began
         self.report.stages.append(
             StageReport("the file's weights", sides, compared, found, notes, seconds)
         )
 
-    def execute(self, module: ir.Module) -> None:
-        """The backend's kernels."""
-        name = self.section.backend
-        self.on_stage(f"running {name}")
-        steps = self._observed(module)
-        graph = Snapshot.of("stored", module)
-        executed = Executed(name, graph, stored.StoredWeights(self.artifact, self.weights))
-        self.on_stage(f"computing what {name} computed")
-        executed.compute(steps)
-        self._stage(f"backend {name}", ("ir", name), executed.findings(steps), always=True)
-        if self.legalized is not None and not self.stopped:
-            self._stage("end to end", ("torch", name), self._drift(graph, steps[0]))
+    def execute(self, artifact: Artifact, section: Section, module: ir.Module) -> Side:
+        """The backend's kernels against the IR, and against torch."""
+        name = section.backend
+        side = self._side(name, artifact, section, module)
+        doing = f"computing what {name} computed"
+        side.executed.compute(side.steps, lambda done: self.on_stage(doing, done))
+        found = side.executed.findings(side.steps)
+        self._stage(f"backend {name}", ("ir", name), found, always=True)
+        same = self.legalized is not None and self.legalized.module == module
+        if same and not self.stopped:
+            drift = self._drift(side.executed.graph, side.steps[0])
+            self._stage("end to end", ("torch", name), drift)
+        return side
 
-    def _observed(self, module: ir.Module) -> Sequence[Step]:
-        name, executable = open_section(
-            self.artifact, self.section.backend, LoadOptions(self.threads, observe=True)
+    def against(self, ours: Side, artifact: Artifact, section: Section, module: ir.Module) -> None:
+        """Another executable: its kernels, then each op of ours on its operands."""
+        same_file = str(artifact.path) == self.report.artifact
+        name = section.backend if same_file else f"{artifact.path}, {section.backend}"
+        theirs = self._side(name, artifact, section, module)
+        found = theirs.executed.findings(theirs.steps)
+        self._stage(f"backend {name}", ("ir", name), found, always=True)
+        if not self.stopped:
+            apart = compare_sides(ours, theirs)
+            self._stage(f"against {name}", ("there", "here"), apart, always=True)
+
+    def _side(self, name: str, artifact: Artifact, section: Section, module: ir.Module) -> Side:
+        self._doing(f"running {name}")
+        backend, executable = open_section(
+            artifact, section.backend, LoadOptions(self.threads, observe=True)
         )
         try:
             chunks = [self.tokens[:-1], self.tokens[-1:]]
             room = executable.max_context >= len(self.tokens)
-            return observe(executable, name, chunks if room else chunks[:1])
+            steps = observe(executable, backend, chunks if room else chunks[:1])
         finally:
             executable.close()
+        graph = Snapshot.of("stored", module)
+        executed = Executed(backend, graph, stored.StoredWeights(artifact, self.weights))
+        return Side(executed, steps, artifact, section)
 
     def _drift(self, graph: Snapshot, step: Step) -> Iterator[Finding]:
         """Every value of the backend beside torch's."""
@@ -222,9 +258,11 @@ class _Run:
         always: bool = False,
     ) -> None:
         """Takes findings up to the first that is wrong; a stage without any is not listed."""
-        self.on_stage(f"comparing {name}")
+        if name:
+            self._doing(f"comparing {name}")
         stage, began = StageReport(name, sides), time.monotonic()
         for finding in findings:
+            self.on_stage(f"comparing {name}", finding.depth)
             stage.compared += 1
             stage.findings.append(finding)
             if finding.wrong and not self.go_on:

@@ -41,8 +41,9 @@ SAME = Tolerance(1e-5, 1e-4, "a rewrite computes the same from the same values, 
 
 def of_pass(before: Line | None, after: Line) -> Tolerance:
     """For a node that a pass made or changed, and the one whose value it stands for."""
-    if after.op.startswith("quant.") and (before is None or not before.op.startswith("quant.")):
-        return _quantized(_scheme(after))
+    scheme = _scheme(after)
+    if scheme is not None and (before is None or _scheme(before) != scheme):
+        return _quantized(scheme)
     if _is_int8(after) and (before is None or not _is_int8(before)):
         return INT8_CACHE
     stored = {_dtype(line) for line in (before, after) if line is not None}
@@ -70,8 +71,8 @@ def _quantized(scheme: Scheme) -> Tolerance:
     return Tolerance(relative, 2 * relative, f"{scheme.name}: rounding of the weights")
 
 
-def _scheme(line: Line) -> Scheme:
-    return next(w.type.scheme for w in line.weights if isinstance(w.type, QuantizedType))
+def _scheme(line: Line) -> Scheme | None:
+    return next((w.type.scheme for w in line.weights if isinstance(w.type, QuantizedType)), None)
 
 
 def _dtype(line: Line) -> str:
@@ -104,3 +105,24 @@ _INT8_ACTIVATIONS = Tolerance(
 )
 """Measured: at most 1.8 %, in one channel 5.0 %, both of the demo model's `down_proj`, whose input
 has outliers."""
+
+
+def of_pair(ours: Line, theirs: Line, backend: str) -> Tolerance:
+    """For what our graph and weights make of the operands that another backend has."""
+    tolerance = of_backend(backend, theirs)
+    mine, its = (_storage(line) for line in (ours, theirs))
+    if mine != its:
+        both = [_quantized(scheme) for scheme in (_scheme(ours), _scheme(theirs)) if scheme]
+        both += [_CASTS[d] for d in (_dtype(ours), _dtype(theirs)) if d in _CASTS]
+        tolerance = max([tolerance, *both], key=lambda t: t.relative)
+    if _is_int8(ours) != _is_int8(theirs):
+        return INT8_CACHE
+    return tolerance
+
+
+def _storage(line: Line) -> tuple[str, ...]:
+    """How the weights of a line are kept."""
+    return tuple(
+        w.type.scheme.name if isinstance(w.type, QuantizedType) else w.type.dtype
+        for w in line.weights
+    )

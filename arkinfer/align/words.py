@@ -29,6 +29,7 @@ def failure_lines(stage: StageReport, finding: Finding) -> list[str]:
     lines = [finding.line] if finding.line else []
     lines += [f"torch path  {finding.loc}"] if finding.loc else []
     lines += [finding.what] if finding.what else []
+    lines += [f"step        {finding.step}"] if finding.step else []
     difference, tolerance = finding.difference, finding.tolerance
     if difference is not None and tolerance is not None:
         lines += _errors(difference, stage.sides)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from arkinfer.cli.options import Backend, Json, Threads
-from arkinfer.cli.progress import announced
+from arkinfer.cli.progress import Progress
 
 if TYPE_CHECKING:
     from arkinfer.align.report import Report
+    from arkinfer.artifact import Artifact
 
 
 def align(
@@ -21,6 +22,14 @@ def align(
     ],
     file: Annotated[str, typer.Argument(metavar="FILE", help="The .ark file.", show_default=False)],
     backend: Backend = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OTHER",
+            help="Compare with another file, too, or another backend of this one.",
+            show_default=False,
+        ),
+    ] = None,
     tokens: Annotated[
         int | None, typer.Option(help="How many tokens of the prompt to run; default: 32.")
     ] = None,
@@ -61,6 +70,7 @@ def align(
             backend=backend,
             tokens=TOKENS if tokens is None else tokens,
             prompt=prompt,
+            against=None if against is None else _other(against, artifact, stack),
             go_on=go_on,
             threads=threads,
             on_stage=stack.enter_context(_Teller()),
@@ -80,21 +90,50 @@ def align(
         raise typer.Exit(1)
 
 
+def _other(against: str, artifact: Artifact, stack: ExitStack) -> tuple[Artifact, str | None]:
+    """A backend of the same file, or another file and its first one.
+
+    Raises:
+        UsageError: there is neither.
+    """
+    from arkinfer.artifact import open_artifact
+    from arkinfer.errors import UsageError
+    from arkinfer.runtime.demo import DEMO, located
+
+    if against in artifact.sections:
+        return artifact, against
+    if against != DEMO and not Path(against).exists():
+        raise UsageError(
+            f'There is nothing to compare with at "{against}"',
+            f"It is no file, and {artifact.path} was built for {', '.join(artifact.sections)}",
+            "Give an .ark file, or one of these backends",
+        )
+    return stack.enter_context(open_artifact(located(against))), None
+
+
 class _Teller:
-    """Says which stage takes long."""
+    """One line of progress per stage; quick stages stay silent."""
 
     def __init__(self) -> None:
-        self._stack = ExitStack()
+        self._stage = ""
+        self._line: Progress | None = None
 
-    def __call__(self, stage: str) -> None:
-        self._stack.close()
-        self._stack.enter_context(announced(stage[:1].upper() + stage[1:]))
+    def __call__(self, stage: str, done: float) -> None:
+        if stage != self._stage:
+            self.end()
+            self._stage, self._line = stage, Progress(stage[:1].upper() + stage[1:])
+        if done > 0 and self._line is not None:
+            self._line(round(1000 * done), 1000)
+
+    def end(self) -> None:
+        if self._line is not None:
+            self._line.end()
 
     def __enter__(self) -> _Teller:
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self._stack.close()
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
 
 def _show(report: Report) -> None:
@@ -109,12 +148,14 @@ def _show(report: Report) -> None:
             stage.name,
             f"{stage.compared:,}",
             figure(stage.largest),
+            "" if stage.summed is None else figure(stage.summed),
             f"{len(stage.failures):,}" if stage.failures else "none",
             f"{stage.seconds:.1f} s",
         )
         for stage in report.stages
     ]
-    print_table(("stage", "compared", "largest error", "out of tolerance", "time"), rows, left=1)
+    header = ("stage", "compared", "largest error", "adds up to", "out of tolerance", "time")
+    print_table(header, rows, left=1)
     for stage in report.stages:
         for note in stage.notes:
             print(clean(f"{stage.name}: {note}"))

@@ -174,10 +174,6 @@ def prepare(
         dump_ir: a folder for the IR after each pass.
         on_stage: told what is done next.
         on_calibrated: told how many of how many matrices calibration went through.
-        options: what was asked for.
-        checkpoint: the model.
-        dump_ir: a folder for the IR after each pass.
-        on_stage: told what is being done.
         watch: shown every state of the module.
 
     Raises:

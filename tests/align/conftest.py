@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from arkinfer import ir
 from arkinfer.align.report import Report
 from arkinfer.align.run import align
 from arkinfer.artifact import open_artifact
+from arkinfer.compiler import reuse
 from arkinfer.compiler.build import build
+from arkinfer.compiler.cache import Cache
 from arkinfer.frontend.checkpoint import open_checkpoint
+from arkinfer.models.config import ModelConfig
 from arkinfer.testing import make_checkpoint, preset
 
 SHAPE: dict[str, Any] = {
@@ -26,6 +30,22 @@ SHAPE: dict[str, Any] = {
     "max_position_embeddings": 64,
     "rope_scaling": None,
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traced_once() -> Iterator[None]:
+    """torch.export is most of a small build, and gives the same graph each time."""
+    honest, known = reuse.traced, {}
+
+    def traced(config: ModelConfig, context: int, cache: Cache) -> ir.Module:
+        key = config, context
+        if key not in known:
+            known[key] = ir.print_module(honest(config, context, cache))
+        return ir.parse_module(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reuse, "traced", traced)
+        yield
 
 
 @pytest.fixture(scope="session")

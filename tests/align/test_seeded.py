@@ -4,6 +4,7 @@ at the op that makes it. All files are well-formed, with valid hashes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,28 @@ def test_in_an_argument_of_a_kernel(
     where, finding = first(aligned(path))
     assert where.name == "backend onnxruntime"
     assert (finding.op, finding.loc) == (op, loc)
+
+
+def test_in_a_dimension_of_a_kernel(checkpoint: Path, tmp_path: Path, aligned: Aligned):
+    """TVM's second attention is told that there are as many keys as queries: wrong only when
+    something is in the cache already."""
+    build(checkpoint, quant="none", dtype="fp32", output=tmp_path / "t.ark", backend="tvm")
+
+    def forget(data: bytes) -> bytes:
+        program = json.loads(data)
+        fresh = program["operands"].index(["dim", program["dims"].index(
+            {"terms": [["T", 1]], "constant": 0}
+        )])  # fmt: skip
+        total = program["operands"].index(["dim", program["dims"].index(
+            {"terms": [["S", 1], ["T", 1]], "constant": 0}
+        )])  # fmt: skip
+        calls = [call for call in program["calls"] if call[0].startswith("attention")]
+        calls[1][1] = [fresh if operand == total else operand for operand in calls[1][1]]
+        return json.dumps(program).encode()
+
+    wrong = {"backends/tvm/program.json": forget}
+    path = rewritten(tmp_path / "t.ark", tmp_path / "m.ark", entries=wrong)
+    verify_artifact(path)
+    where, finding = first(aligned(path))
+    assert (where.name, finding.step) == ("backend tvm", "1 token after 32")
+    assert (finding.op, finding.loc) == ("attn.dense", "model.layers.1.self_attn")

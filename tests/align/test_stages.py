@@ -1,0 +1,153 @@
+"""A file that is right is aligned, on every backend; and what a report says of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from arkinfer.align.page import to_html
+from arkinfer.align.report import Report
+from arkinfer.align.run import align
+from arkinfer.artifact import open_artifact
+from arkinfer.compiler.build import build
+from arkinfer.errors import ArtifactError, UsageError
+from arkinfer.frontend.checkpoint import open_checkpoint
+from arkinfer.testing import make_checkpoint, preset
+from tests.align.conftest import SHAPE
+from tests.align.seeds import rewritten
+
+Aligned = Callable[..., Report]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"quant": "none", "dtype": "fp32", "backend": "tvm"}, id="fp32 tvm"),
+        pytest.param({"quant": "none", "kv": "int8", "backend": "reference"}, id="int8 cache"),
+        pytest.param({"quant": "int8", "embedding": "none", "dtype": "fp16"}, id="int8 fp16"),
+        pytest.param({"quant": "int4-g32-asym", "context": 40, "chunk": 33}, id="int4 asym"),
+    ],
+)
+def test_a_sound_file_is_aligned(
+    options: dict[str, str], checkpoint: Path, tmp_path: Path, aligned: Aligned
+):
+    build(checkpoint, output=tmp_path / "m.ark", **options)  # pyright: ignore[reportArgumentType] (by name)
+    report = aligned(tmp_path / "m.ark")
+    assert report.aligned, [stage.failures for stage in report.stages]
+    assert report.same_source
+    names = [stage.name for stage in report.stages]
+    backend = options.get("backend", "onnxruntime")
+    assert names[:2] == ["traced", "fuse-rms-norm"]
+    assert names[-4:] == [
+        "the file's graphs", "the file's weights", f"backend {backend}", "end to end",
+    ]  # fmt: skip
+    assert all(stage.compared for stage in report.stages if stage.name != "the file's graphs")
+    assert not [note for stage in report.stages for note in stage.notes]
+    steps = {finding.step for finding in report.stages[-2].findings}
+    assert steps == {"32 tokens after 0", "1 token after 32"}
+
+
+def test_each_op_of_the_backend_is_compared(int4: Path, aligned: Aligned):
+    report = aligned(int4, backend="reference")
+    (stage,) = [stage for stage in report.stages if stage.name == "backend reference"]
+    with open_artifact(int4) as artifact:
+        lines = artifact.read("backends/reference/module.ir").decode().count("\n  %")
+    assert stage.compared == 2 * lines  # of the prompt, and of one more token
+    assert stage.largest == 0
+
+
+def test_two_backends_of_a_file(int4: Path, aligned: Aligned):
+    """One rescales the residual stream, the other does not; one has int8 activations."""
+    with open_artifact(int4) as artifact:
+        report = aligned(int4, against=(artifact, "reference"))
+    assert report.aligned, [stage.failures for stage in report.stages]
+    assert [stage.name for stage in report.stages[-2:]] == [
+        "backend reference", "against reference",
+    ]  # fmt: skip
+    last = report.stages[-1]
+    assert last.largest < 1e-5
+    assert last.summed is not None
+    assert 1e-3 < last.summed < 0.2
+
+
+def test_a_file_with_another_weight(int4: Path, tmp_path: Path, aligned: Aligned):
+    """It has no error of its own: its kernels do what its IR and its weights say."""
+    name = "model.layers.0.mlp.up_proj.weight.int4-g32.scale"
+
+    def stretch(scale: object) -> None:
+        scale[:] *= 1.5  # pyright: ignore[reportIndexIssue, reportOperatorIssue] (an array)
+
+    other = rewritten(int4, tmp_path / "other.ark", tensors={name: stretch})
+    with open_artifact(other) as artifact:
+        report = aligned(int4, against=(artifact, "reference"))
+    assert report.first is not None
+    stage, finding = report.first
+    assert stage.name == f"against {other}, reference"
+    assert (finding.op, finding.loc) == ("quant.linear", "model.layers.0.mlp.up_proj")
+
+
+def test_another_checkpoint_is_said_first(int4: Path, tmp_path: Path):
+    folder = make_checkpoint(preset("tiny", **SHAPE), 1, tmp_path / "other")
+    with open_artifact(int4) as artifact, open_checkpoint(folder) as other:
+        report = align(artifact, other, model="other")
+    assert report.same_source is False
+    assert report.notes == [
+        f"{int4} was not built from other: the digests of their sources differ, so that what "
+        "follows compares two models."
+    ]
+    assert report.first is not None
+    assert report.first[0].name == "the file's weights"
+
+
+def test_all_goes_on(int4: Path, tmp_path: Path, aligned: Aligned):
+    names = [f"model.layers.{i}.mlp.up_proj.weight.int4-g32.scale" for i in (0, 1)]
+
+    def stretch(scale: object) -> None:
+        scale[3:5, 1] *= 2  # pyright: ignore[reportIndexIssue, reportOperatorIssue] (an array)
+
+    path = rewritten(int4, tmp_path / "m.ark", tensors=dict.fromkeys(names, stretch))
+    report = aligned(path, go_on=True)
+    (failed,) = [stage for stage in report.stages if stage.failures]
+    assert [f.loc for f in failed.failures] == [f"model.layers.{i}.mlp.up_proj" for i in (0, 1)]
+    assert [f.what.partition("; ")[2].partition(" are")[0] for f in failed.failures] == [
+        "2 groups of it"
+    ] * 2
+    assert report.stages[-1].name == "end to end"
+
+
+def test_the_page_and_json(int4: Path, tmp_path: Path, aligned: Aligned):
+    name = "model.layers.1.mlp.up_proj.weight.int4-g32.scale"
+
+    def stretch(scale: object) -> None:
+        scale[3, 1] *= 2  # pyright: ignore[reportIndexIssue, reportOperatorIssue] (an array)
+
+    report = aligned(rewritten(int4, tmp_path / "m.ark", tensors={name: stretch}), go_on=True)
+    html = to_html(report)
+    assert "http:" not in html
+    assert "https:" not in html
+    assert html.count("<svg") == sum(any(f.difference for f in s.findings) for s in report.stages)
+    assert "model.layers.1.mlp.up_proj" in html
+    facts = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert list(facts) == [
+        "aligned", "model", "artifact", "backend", "tokens", "same_source", "notes", "first",
+        "stages",
+    ]  # fmt: skip
+    assert facts["first"]["path"] == "model.layers.1.mlp.up_proj"
+    assert facts["first"]["difference"]["expected"]["shape"] == [32]
+
+
+def test_what_cannot_be_aligned(int4: Path, checkpoint: Path, aligned: Aligned):
+    with pytest.raises(UsageError, match=r"^65 tokens cannot be run at once\. The section was"):
+        aligned(int4, tokens=65)
+    with pytest.raises(UsageError, match=r'^The artifact has no section for the backend "tvm"'):
+        aligned(int4, backend="tvm")
+    old = Path("tests/artifact/formats/v1.ark")
+    with (
+        pytest.raises(ArtifactError, match=r"does not hold the graph that .* Build it again\.$"),
+        open_artifact(old) as artifact,
+        open_checkpoint(checkpoint) as source,
+    ):
+        align(artifact, source)
