@@ -109,6 +109,25 @@ class ArtifactWriter:
             raise InternalError(f'The tensor "{name}" was not added')
         return self._tensors[name]
 
+    def read_back(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
+        """Rows [start, stop) of a tensor that was added."""
+        import numpy as np
+
+        entry, dtype = self.tensor(name), numpy_dtype(self.tensor(name).dtype)
+        width = entry.size // entry.shape[0]
+        place = self._entries[WEIGHTS + name].offset + start * width
+        buffer = np.empty((stop - start) * width, np.uint8)
+        view = buffer.data
+        while view:
+            try:
+                done = os.preadv(self._file, [view], place)
+            except OSError as error:
+                raise _disk_error(error, self.path, 0) from None
+            if not done:
+                raise InternalError(f'The tensor "{name}" ends before row {stop}')
+            view, place = view[done:], place + done
+        return buffer.view(dtype).reshape(stop - start, *entry.shape[1:])
+
     def add_bytes(self, name: str, data: bytes) -> None:
         """Adds an entry, e.g. "tokenizer.json" or "backends/onnxruntime/model.onnx"."""
         if name in (MANIFEST, SIGNATURE) or name.startswith(WEIGHTS):

@@ -1,42 +1,94 @@
-"""`arkinfer verify`: no bit of an .ark file changed. Knows no model and runs nothing."""
+"""`arkinfer verify`: a file is whole, by whom it should be, and right here. Knows no backend."""
 
 from __future__ import annotations
 
-from arkinfer.cli.options import Json, Model
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from arkinfer.cli.options import Backend, Json, Model, Threads
 from arkinfer.cli.progress import Progress
+
+if TYPE_CHECKING:
+    from arkinfer.artifact.minisign import PublicKey
+    from arkinfer.runtime.verify import Check
+
+MARKS = {True: "ok", None: "--"}
 
 
 def verify(
     file: Model,
+    backend: Backend = None,
+    threads: Threads = None,
+    pubkey: Annotated[
+        str | None,
+        typer.Option(help="Who must have signed it: a public key of minisign, or its file."),
+    ] = None,
+    integrity_only: Annotated[
+        bool, typer.Option("--integrity-only", help="Check the bytes; run nothing.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Check every bit of an .ark file; fails naming the first entry that is wrong.
+    """Check an .ark file: every bit, its signature, and its answers on this device.
 
-    Example: arkinfer verify model.ark
+    Example: arkinfer verify model.ark --pubkey ark.key.pub
     """
-    from arkinfer.artifact import verify_artifact
     from arkinfer.runtime.demo import located
+    from arkinfer.runtime.verify import checks
 
-    progress = Progress(f"Verifying {file}")
+    path, key = located(file), None if pubkey is None else _key(pubkey)
+    teller = _Teller()
+    found: list[Check] = []
     try:
-        report = verify_artifact(located(file), progress)
+        for check in checks(
+            path,
+            backend=backend,
+            threads=threads,
+            key=key,
+            replay=not integrity_only,
+            progress=teller,
+        ):
+            teller.end()
+            found.append(check)
+            if not json:
+                print(f"{MARKS[check.ok]}  {check.name:<10} {check.text}")
     finally:
-        progress.end()
+        teller.end()
     if json:
         from json import dumps
 
-        facts = {
-            "path": str(report.path),
-            "ok": True,
-            "digest": report.digest,
-            "entries": report.entries,
-            "hashed": report.hashed,
-            "size": report.size,
-        }
-        print(dumps(facts, indent=2))
-        return
-    outside = report.size - report.hashed
-    print(f"{report.path} is sound.")
-    print(f"checked  {report.entries} entries, {report.hashed:,} bytes, by SHA-256 and CRC-32")
-    print(f"         {outside:,} bytes around them: headers, padding, directory")
-    print(f"digest   sha256 {report.digest}")
+        print(dumps(_facts(path, found), indent=2))
+    else:
+        print(f"{path} is sound.")
+        print(f"digest   sha256 {found[0].facts['digest']}")
+
+
+def _facts(path: Path, found: list[Check]) -> dict[str, Any]:
+    checks = [{"name": c.name, "ok": c.ok, "text": c.text, **c.facts} for c in found]
+    return {"path": str(path), "ok": True, **found[0].facts, "checks": checks}
+
+
+def _key(text: str) -> PublicKey:
+    from arkinfer.artifact.minisign import parse_public_key
+    from arkinfer.cli.sign import read_key_file
+
+    path = Path(text)
+    is_key = len(text) == 56 and text.startswith("RW") and not path.exists()
+    return parse_public_key(text if is_key else read_key_file(path))
+
+
+class _Teller:
+    """A line of progress for each thing that is done."""
+
+    def __init__(self) -> None:
+        self._what, self._line = "", Progress("")
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what != self._what:
+            self.end()
+            self._what, self._line = what, Progress(what)
+        self._line(done, total)
+
+    def end(self) -> None:
+        self._line.end()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from arkinfer.artifact import ArtifactWriter
 from arkinfer.backend.scratch import remove_stale
 from arkinfer.compiler.cache import Cache
+from arkinfer.compiler.golden import golden_vectors
 from arkinfer.compiler.journal import Journal
 from arkinfer.compiler.prepare import BuildOptions, Prepared, prepare
 from arkinfer.compiler.progress import OnProgress, silent
@@ -23,6 +24,7 @@ from arkinfer.compiler.stages import Stages
 from arkinfer.compiler.weights import WeightStore, nbytes
 from arkinfer.ir import QuantizedType, Weight, print_module
 from arkinfer.passes.quantize_cache import PREFIX
+from arkinfer.runtime.golden import ENTRY as GOLDEN
 from arkinfer.runtime.tokens import generation_facts, token_facts
 
 if TYPE_CHECKING:
@@ -169,6 +171,9 @@ def _build(
         artifact.expect(least)
         _write_texts(artifact, checkpoint, prepared)
         _write_sections(artifact, prepared, stages, cache, weights)
+        stages.start("computing golden vectors")
+        tell = stages.so_far("computing golden vectors")
+        artifact.add_bytes(GOLDEN, golden_vectors(artifact, checkpoint, prepared, tell))
         report = _report(path, checkpoint, prepared)
         facts = {k: v for k, v in report.to_json().items() if k not in _OF_THIS_RUN}
         artifact.add_bytes("report.json", (json.dumps(facts, indent=1) + "\n").encode())

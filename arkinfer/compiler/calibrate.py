@@ -66,13 +66,7 @@ def calibrated(
     from arkinfer.passes.quantize_cache import PREFIX
 
     limit = min(TOKENS, cast(int, module.attributes["context"]))
-    tokens = _tokens(checkpoint)[:limit]
-    size = cast(int, module.attributes["vocab_size"])
-    if max(tokens) >= size:
-        raise CheckpointError(
-            f"{checkpoint.path} has a tokenizer that does not belong to its model",
-            f"It gives the token {max(tokens)}, and vocab_size is {size}",
-        )
+    tokens = text_tokens(checkpoint, cast(int, module.attributes["vocab_size"]))[:limit]
     key = "" if cache is None or cache.folder is None else _key(module, leaves, tokens)
     kept = cache.get(key) if cache is not None and key else None
     if kept is None:
@@ -125,8 +119,12 @@ def _unpacked(module: ir.Module, data: bytearray) -> dict[str, npt.NDArray[np.fl
     return found
 
 
-def _tokens(checkpoint: Checkpoint) -> list[int]:
-    """The built-in text as the model reads it, BOS in front."""
+def text_tokens(checkpoint: Checkpoint, vocab_size: int) -> list[int]:
+    """The built-in text as the model reads it, BOS in front.
+
+    Raises:
+        CheckpointError: the tokenizer is missing, or gives ids that the model has not.
+    """
     from arkinfer.runtime.tokenizer import Tokenizer
     from arkinfer.runtime.tokens import bos_token
 
@@ -135,7 +133,13 @@ def _tokens(checkpoint: Checkpoint) -> list[int]:
     bos = bos_token(
         checkpoint.raw_config, checkpoint.tokenizer_config, json.loads(source), template
     )
-    return Tokenizer(source, bos=bos).encode(TEXT)
+    tokens = Tokenizer(source, bos=bos).encode(TEXT)
+    if max(tokens) >= vocab_size:
+        raise CheckpointError(
+            f"{checkpoint.path} has a tokenizer that does not belong to its model",
+            f"It gives the token {max(tokens)}, and vocab_size is {vocab_size}",
+        )
+    return tokens
 
 
 def cache_scales(
@@ -180,7 +184,7 @@ def cache_scales(
     tables = {n.weights[0].name for n in step.nodes if n.op == "nn.embedding"}
     with threadpool_limits(limits=1, user_api="blas"):  # more add in another order: other bytes
         outputs = ir.run_function(
-            step, inputs, _FewRows(store, tables, ids), observe=_counter(step, on_progress)
+            step, inputs, FewRows(store, tables, ids), observe=_counter(step, on_progress)
         )
     scales: dict[str, npt.NDArray[np.float32]] = {}
     for name, value in zip(step.output_names, step.outputs, strict=True):
@@ -239,7 +243,7 @@ def _probe(module: ir.Module) -> ir.Module:
     return probe
 
 
-class _FewRows:
+class FewRows:
     """A store whose embedding tables have the rows of some tokens alone."""
 
     def __init__(self, store: RowStore, tables: set[str], ids: Array) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from arkinfer import ir
 from arkinfer.compiler.calibrate import TOKENS
+from arkinfer.compiler.golden import SHORT, TYPICAL, long_length, predicted_bytes
 from arkinfer.compiler.prepare import (
     BuildOptions,
     Lowered,
@@ -32,6 +33,8 @@ from arkinfer.packing import Scheme
 from arkinfer.quant import round_to_nearest
 from arkinfer.runtime.footprint import run_bytes
 
+from arkinfer.runtime.golden import ENTRY as GOLDEN
+
 if TYPE_CHECKING:
     from arkinfer.frontend.checkpoint import Checkpoint
 
@@ -43,6 +46,9 @@ READ, WRITE = 0.6e9, 0.5e9
 
 MULTIPLICATIONS = 15e9
 """Per second, in float32 on the one thread that calibrates, where `_slowness` is 1."""
+
+DEQUANTIZED = 0.2e9
+"""Weights per second that become float32 again."""
 
 
 @dataclass(frozen=True)
@@ -126,12 +132,13 @@ def plan(
     lowered = [legalize(module, each, options.target, None) for each in options.compilers]
     entries: dict[str, int] = {"ir.txt": len(ir.print_module(module).encode())}
     entries |= _texts(checkpoint)
+    entries[GOLDEN] = predicted_bytes(_known_values(lowered), config.vocab_size)
     sections = [_measure(each, config, length, options, entries) for each in lowered]
     per_token = _kv_bytes_per_token(module)
     weight_bytes = sum(entries[name] for name in sections[0].own)
     memory = options.target.total_memory()
     base = run_bytes(weight_bytes, 0)
-    calibration = _calibration(module) if options.kv == "int8" else 0.0
+    passes = _golden(module, length) + (_calibration(module) if options.kv == "int8" else 0.0)
     return Plan(
         model=checkpoint.name,
         target=options.target.name,
@@ -146,7 +153,7 @@ def plan(
         kv_bytes_per_token=per_token,
         run_bytes=base + per_token * length,
         build_bytes=build_memory(config, options.kv),
-        build_seconds=round(_seconds(lowered, config) + calibration, 1),
+        build_seconds=round(_seconds(lowered, config) + passes, 1),
         largest_context=max(
             0, min(config.max_position_embeddings, (memory - base) // max(per_token, 1))
         ),
@@ -248,6 +255,23 @@ def _seconds(lowered: list[Lowered], config: ModelConfig) -> float:
             seconds += count / rates[scheme]
         seconds += 2 * count / READ + nbytes(weight) / WRITE
     return seconds
+
+
+def _golden(module: ir.Module, context: int) -> float:
+    """Seconds of golden vectors: a short prompt with the checkpoint's weights, and a long one."""
+    linears = [w for n in module.nodes() if n.op.endswith(".linear") for w in n.weights]
+    work = sum(rows_of(w) * elements_per_row(w) for w in linears[:-1])  # the last is the head
+    long = long_length(work, context, TYPICAL)
+    tokens = long + min(SHORT, long)
+    return work * (2 / READ + 1 / DEQUANTIZED + tokens / MULTIPLICATIONS * _slowness())
+
+
+def _known_values(lowered: list[Lowered]) -> int:
+    """Values whose fingerprints are kept."""
+    ops = ("linear", "embedding", "add", "dense", "rms_norm", "silu_mul")
+    nodes = [node for each in lowered for node in each.module.nodes()]
+    heads = sum(node.op == "attn.dense" for node in nodes)  # and what they are reshaped to
+    return heads + sum(node.op.rpartition(".")[2] in ops for node in nodes)
 
 
 def _calibration(module: ir.Module) -> float:

@@ -127,6 +127,7 @@ class Prepared:
         leaves: gives the checkpoint's numbers.
         context: tokens.
         dtype: of what is not quantized, as a user calls it.
+        traced: before any pass; golden vectors are computed with it.
     """
 
     options: BuildOptions
@@ -135,6 +136,7 @@ class Prepared:
     leaves: Leaves
     context: int
     dtype: str
+    traced: ir.Module
 
     def stored_weights(self) -> list[ir.Weight]:
         """The weights that nodes use, each once, over all sections."""
@@ -194,6 +196,7 @@ def prepare(
     leaves = LeafSource(checkpoint, config, context)
     _retype_leaves(module, {name: dtype_name(leaves.dtype(name)) for name in leaves.names()})
     watch(TRACED, module)
+    original = ir.parse_module(ir.print_module(module))
     on_stage("optimizing the graph")
     folder = None if dump_ir is None else Path(dump_ir)
     store = None if options.dtype is None else DTYPES[options.dtype]
@@ -210,8 +213,8 @@ def prepare(
     if options.kv == "int8":
         on_stage("calibrating the cache")
         scaled = calibrated(fused, leaves, checkpoint, cache=cache, on_progress=on_calibrated)
-        return Prepared(options, module, lowered, scaled, context, dtype)
-    return Prepared(options, module, lowered, leaves, context, dtype)
+        return Prepared(options, module, lowered, scaled, context, dtype, original)
+    return Prepared(options, module, lowered, leaves, context, dtype, original)
 
 
 def with_int8_caches(

@@ -41,8 +41,10 @@ def build_memory(config: ModelConfig, kv: str) -> int:
     """Resident bytes of a build at its peak."""
     sizes = [math.prod(shape) for shape in config.tensor_shapes().values()]
     block = min(BLOCK, max(sizes)) * 12  # read, float32, codes and their candidates
-    widened = 8 * max(_linears(config)) if kv == "int8" else 0  # calibration takes whole matrices
-    return BASE + PER_LAYER * config.num_hidden_layers + max(block, widened)
+    largest = max(_linears(config))
+    golden = 4 * largest + 20 * BLOCK  # golden vectors take whole matrices, made by blocks
+    widened = 8 * largest if kv == "int8" else 0  # calibration takes whole ones, and widens them
+    return BASE + PER_LAYER * config.num_hidden_layers + max(block, golden, widened)
 
 
 def _linears(config: ModelConfig) -> list[int]:

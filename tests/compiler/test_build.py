@@ -103,10 +103,13 @@ def test_the_report_and_the_manifest_tell_what_was_built(tiny: Path, tmp_path: P
     stages = list(dict.fromkeys(moment.stage for moment in moments))
     assert stages == [
         "opening the checkpoint", "tracing the model", "optimizing the graph",
-        "compiling for onnxruntime", "writing weights", "finishing the file",
+        "compiling for onnxruntime", "writing weights", "computing golden vectors",
+        "finishing the file",
     ]  # fmt: skip
     written = [m for m in moments if m.stage == "writing weights"]
     assert written[-1].done == written[-1].total
+    computed = [m for m in moments if m.stage == "computing golden vectors"]
+    assert computed[-1].done == computed[-1].total > 0
 
 
 def test_the_ir_is_dumped_after_each_pass(tiny: Path, tmp_path: Path) -> None:

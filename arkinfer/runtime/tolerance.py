@@ -1,0 +1,122 @@
+"""How far a backend may be from the golden vectors, by what it computes with.
+
+The classes stand here and not in artifacts: nobody who writes a file can loosen them. Each number
+is about three times the worst that was measured, and says where. Knows no file and no executor.
+
+Measured on 2 x86 cores with AVX2 or AVX-512, over the demo model, seeded random models of 4 layers
+("tiny") and of the 0.5B shape (24 layers), all positions of both prompts.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from arkinfer.errors import UnsupportedError
+from arkinfer.runtime.golden import Distance
+
+if TYPE_CHECKING:
+    from arkinfer.artifact import Manifest
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The most that is let pass.
+
+    Attributes:
+        error: see `Distance`.
+        kl: see `Distance`.
+        value: of the error of single values; see `arkinfer.runtime.localize`.
+    """
+
+    error: float
+    kl: float
+    value: float = 0.0
+
+    def __add__(self, other: Tolerance) -> Tolerance:
+        return Tolerance(self.error + other.error, self.kl + other.kl, self.value + other.value)
+
+    def problem(self, distance: Distance) -> str:
+        """What is beyond this tolerance, as a clause; "" when nothing is.
+
+        Another best token counts as the same one if errors that are let pass explain it.
+        """
+        if not distance.error <= self.error:
+            return f"its error is {distance.error:.2g}, limit {self.error:.3g}"
+        if not distance.kl <= self.kl:
+            return f"its KL divergence is {distance.kl:.2g}, limit {self.kl:.3g}"
+        if distance.rank > 2 * self.error:
+            return (
+                f"its best token is another one in {distance.rows - distance.agree} of "
+                f"{distance.rows} positions, by up to {distance.rank:.2g} of the logits' spread"
+            )
+        return ""
+
+
+FLOATS = ("fp32", "bf16", "fp16")
+CODES = ("int2", "int3", "int4", "int5", "int6", "int7", "int8")
+
+_FLOAT = Tolerance(error=5e-5, kl=1e-5, value=5e-4)
+"""Measured: 1e-5, 2e-6, 4e-5. All of it is the order of additions; values are kept with 4 digits
+after the point."""
+
+_BYTES = Tolerance(error=0.12, kl=6e-3, value=0.1)
+"""Measured: 0.040, 1.7e-3, 0.029. ONNX Runtime rounds the inputs of a quantized matrix to 8 bits,
+block by block; int4 and int8 weights alike."""
+
+NUMERICS: dict[tuple[str, str], Tolerance] = {
+    **{(b, d): _FLOAT for b in ("onnxruntime", "tvm", "reference") for d in FLOATS},
+    **{(b, q): _FLOAT for b in ("tvm", "reference") for q in CODES},
+    **{("onnxruntime", q): _BYTES for q in CODES},
+}
+"""(backend, what the weights are) -> what its arithmetic may cost."""
+
+CACHES: dict[tuple[str, str], Tolerance] = {
+    **{(b, "fp32"): Tolerance(0, 0) for b in ("onnxruntime", "tvm", "reference")},
+    **{(b, "int8"): Tolerance(0.18, 4e-3, 0.08) for b in ("onnxruntime", "tvm", "reference")},
+}
+"""(backend, the cache's type) -> what the cache may cost. Measured: 0.058, 1.1e-3, 0.022.
+
+Golden vectors know of no int8 cache: how its rounding enters the sums of attention is the
+backend's to choose (ONNX Runtime rounds the queries, too), so all of it counts here."""
+
+ROUNDING: dict[str, Tolerance] = {
+    "fp32": Tolerance(1e-4, 1e-5),
+    "fp16": Tolerance(2e-3, 1e-4),
+    "bf16": Tolerance(0.01, 1e-3),
+    "int8": Tolerance(0.06, 3e-3),
+    "int7": Tolerance(0.1, 0.01),
+    "int6": Tolerance(0.2, 0.03),
+    "int5": Tolerance(0.4, 0.1),
+    "int4": Tolerance(0.75, 0.2),
+    "int3": Tolerance(1.5, 0.8),
+    "int2": Tolerance(3.0, 3.0),
+}
+"""What the weights are -> what rounding them may cost, whatever the group. Measured: int8 0.019,
+5.5e-4; int4 0.24, 0.066; a step of half the size costs half, and a quarter of the divergence.
+bf16 and fp16 are those of a checkpoint in float32; nearly all are in bf16, which loses nothing."""
+
+
+def tolerances(manifest: Manifest, backend: str) -> dict[str, Tolerance]:
+    """What is let pass of a section: "reference", numerics alone; "source", quantization, too.
+
+    Raises:
+        UnsupportedError: nobody measured that combination.
+    """
+    dtype, kv = manifest["dtype"], manifest.get("kv", "fp32")
+    quant = manifest["quant"]
+    match = re.match(r"int[2-8]\b|none$", quant)
+    kind = match[0] if match else quant
+    row = dtype if kind == "none" else kind
+    numerics, kept = NUMERICS.get((backend, row)), CACHES.get((backend, kv))
+    rounding = ROUNDING.get(row)
+    if numerics is None or kept is None or rounding is None:
+        raise UnsupportedError(
+            f"There is no tolerance for {quant} with {dtype} and a cache in {kv} on {backend}",
+            "Nobody measured how far such an artifact may be from its golden vectors",
+            'Check the bytes alone: "arkinfer verify --integrity-only"; and compare answers with '
+            '"arkinfer eval"',
+        )
+    reference = numerics + kept
+    return {"reference": reference, "source": reference + rounding}
