@@ -20,7 +20,7 @@ COMMANDS = {
     "build": "Compile a checkpoint into an .ark file.",
     "run": "Answer a prompt, or chat, with an .ark file.",
     "inspect": "Show what an .ark file is: model, quantization, sections, sizes.",
-    "verify": "Check every bit of an .ark file.",
+    "verify": "Check an .ark file: bits, signature, answers here.",
     "sign": "Sign an .ark file, so that others can tell who built it.",
     "doctor": "Say what this machine can run and build, and what mends each gap.",
     "align": "Find the op at which an .ark file leaves its model.",

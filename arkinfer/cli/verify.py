@@ -9,6 +9,7 @@ import typer
 
 from arkinfer.cli.options import Backend, Json, Model, Threads
 from arkinfer.cli.progress import Progress
+from arkinfer.cli.table import clean
 
 if TYPE_CHECKING:
     from arkinfer.artifact.minisign import PublicKey
@@ -34,6 +35,7 @@ def verify(
 
     Example: arkinfer verify model.ark --pubkey ark.key.pub
     """
+    from arkinfer.errors import ArkError
     from arkinfer.runtime.demo import located
     from arkinfer.runtime.verify import checks
 
@@ -51,17 +53,25 @@ def verify(
         ):
             teller.end()
             found.append(check)
-            if not json:
-                print(f"{MARKS[check.ok]}  {check.name:<10} {check.text}")
+    except ArkError:
+        if not json:
+            _show(found)  # what was right before
+        raise
     finally:
         teller.end()
     if json:
         from json import dumps
 
         print(dumps(_facts(path, found), indent=2))
-    else:
-        print(f"{path} is sound.")
-        print(f"digest   sha256 {found[0].facts['digest']}")
+        return
+    print(f"{path} is sound.")
+    _show(found)
+    print(f"digest         sha256 {found[0].facts['digest']}")
+
+
+def _show(found: list[Check]) -> None:
+    for check in found:
+        print(clean(f"{MARKS[check.ok]}  {check.name:<10} {check.text}"))
 
 
 def _facts(path: Path, found: list[Check]) -> dict[str, Any]:

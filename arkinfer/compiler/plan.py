@@ -32,7 +32,6 @@ from arkinfer.models.config import ModelConfig
 from arkinfer.packing import Scheme
 from arkinfer.quant import round_to_nearest
 from arkinfer.runtime.footprint import run_bytes
-
 from arkinfer.runtime.golden import ENTRY as GOLDEN
 
 if TYPE_CHECKING:
