@@ -120,6 +120,11 @@ def describe(profile: Profile, peaks: Peaks, by: By) -> dict[str, Any]:
         },
         "kernels_seconds": profile.in_kernels,
         "outside_seconds": profile.outside,
+        "profiler": {
+            "kernels_seconds": profile.stated,
+            "added_seconds": profile.measuring,
+            "expected_seconds": profile.expected,
+        },
         "agreement": profile.agreement,
         "peaks": {"bandwidth": peaks.bandwidth, "flops": peaks.flops},
         "by": by,
@@ -129,9 +134,9 @@ def describe(profile: Profile, peaks: Peaks, by: By) -> dict[str, Any]:
 
 
 def _facts(row: Row, profile: Profile, peaks: Peaks) -> dict[str, Any]:
-    from arkinfer.runtime.breakdown import limit_of
+    from arkinfer.runtime.breakdown import rates_of
 
-    limit = limit_of(row, peaks)
+    rates = rates_of(row, peaks)
     return {
         "path": row.path,
         "op": row.op,
@@ -141,15 +146,18 @@ def _facts(row: Row, profile: Profile, peaks: Peaks) -> dict[str, Any]:
         "share": row.seconds / (profile.in_kernels + profile.outside),
         "bytes": row.cost.bytes if row.cost else None,
         "flops": row.cost.flops if row.cost else None,
-        "bound": limit.bound if limit else None,
-        "rate": limit.rate if limit else None,
-        "of_peak": limit.share if limit else None,
+        "bytes_per_second": rates.bandwidth if rates else None,
+        "of_bandwidth": rates.of_bandwidth if rates else None,
+        "flops_per_second": rates.flops if rates else None,
+        "of_float32": rates.of_flops if rates else None,
+        "bound": rates.bound if rates else None,
     }
 
 
 def _print(facts: dict[str, Any], *, every: bool) -> None:
     from arkinfer.cli.table import clean, print_table
 
+    profiler = facts["profiler"]
     step, total = facts["step"], facts["kernels_seconds"] + facts["outside_seconds"]
     print(clean(f"{facts['path']} on {facts['backend']}, threads: {facts['threads']}, "
                 f"rounds: {facts['rounds']}"))  # fmt: skip
@@ -158,21 +166,25 @@ def _print(facts: dict[str, Any], *, every: bool) -> None:
     print(f"profile   {_ms(facts['kernels_seconds'])} in kernels, "
           f"{_ms(facts['outside_seconds'])} outside of them: together "
           f"{100 * facts['agreement']:.1f} % of the step")  # fmt: skip
+    if profiler["added_seconds"]:
+        print(f"profiler  says {_ms(profiler['kernels_seconds'])} in kernels; "
+              f"{_ms(profiler['added_seconds'])} that it takes itself are off "
+              f"(expected: {_ms(profiler['expected_seconds'])})")  # fmt: skip
     print(f"machine   {peaks_text(facts['peaks'])}")
     shown = facts["rows"]
     if not every:
         shown = longest(facts)
     named = {"op": ("op",), "layer": ("torch path",)}.get(facts["by"], ("torch path", "op"))
     keys = [{"torch path": "path", "op": "op"}[name] for name in named]
-    blank, left = ("",) * len(named), len(named)
+    blank, empty, left = ("",) * len(named), ("",) * (len(FIGURES) - 2), len(named)
     rows = [(*(row[key] for key in keys), f"{row['count']:,}", *figures(row)) for row in shown]
     if len(shown) < len(facts["rows"]):
         rest = [row for row in facts["rows"] if row not in shown]
-        time = _time(sum(row["seconds"] for row in rest), total)
-        rows.append((f"{len(rest)} more (--all)", *blank, *time, "", "", ""))
-    time = _time(facts["outside_seconds"], total)
-    rows.append(("outside of kernels", *blank, *time, "", "", ""))
-    print_table((*named, "kernels", "ms", "share", "MB", "rate", "of peak"), rows, left=left)
+        seconds = sum(row["seconds"] for row in rest)
+        rows.append((f"{len(rest)} more (--all)", *blank, *_time(seconds, seconds / total), *empty))
+    seconds = facts["outside_seconds"]
+    rows.append(("outside of kernels", *blank, *_time(seconds, seconds / total), *empty))
+    print_table((*named, "kernels", *FIGURES), rows, left=left)
 
 
 def what(facts: dict[str, Any]) -> str:
@@ -187,17 +199,27 @@ def longest(facts: dict[str, Any]) -> list[dict[str, Any]]:
     return rows[: facts["covering"]["rows"]]
 
 
+FIGURES = ("ms", "share", "MB", "GB/s", "of memory", "GFLOP/s", "of float32")
+
+
 def figures(row: dict[str, Any]) -> tuple[str, ...]:
-    """Milliseconds, share of the step, megabytes, rate, and share of what binds."""
-    moved = "" if row["bytes"] is None else f"{row['bytes'] / 1e6:,.2f}"
-    if row["bound"] is None:
-        rate = peak = ""
-    elif row["bound"] == "memory":
-        rate, peak = f"{row['rate'] / 1e9:,.1f} GB/s", f"{100 * row['of_peak']:.0f} % memory"
-    else:
-        rate, peak = f"{row['rate'] / 1e9:,.1f} GFLOP/s", f"{100 * row['of_peak']:.0f} % float32"
-    time = f"{1e3 * row['seconds']:,.3f}", f"{100 * row['share']:.1f} %"
-    return *time, moved, rate, peak
+    """What `FIGURES` names, of a row of `describe`."""
+    return (
+        *_time(row["seconds"], row["share"]),
+        _scaled(row["bytes"], 1e6, 2),
+        _scaled(row["bytes_per_second"], 1e9, 1),
+        _percent(row["of_bandwidth"]),
+        _scaled(row["flops_per_second"], 1e9, 1),
+        _percent(row["of_float32"]),
+    )
+
+
+def _scaled(value: float | None, unit: float, digits: int) -> str:
+    return "" if value is None else f"{value / unit:,.{digits}f}"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f} %"
 
 
 def peaks_text(peaks: dict[str, Any]) -> str:
@@ -211,8 +233,8 @@ def peaks_text(peaks: dict[str, Any]) -> str:
     )
 
 
-def _time(seconds: float, total: float) -> tuple[str, str]:
-    return f"{1e3 * seconds:,.3f}", f"{100 * seconds / total:.1f} %"
+def _time(seconds: float, share: float) -> tuple[str, str]:
+    return f"{1e3 * seconds:,.3f}", f"{100 * share:.1f} %"
 
 
 def _ms(seconds: float) -> str:

@@ -24,10 +24,10 @@ slower. Bytes are the least that an op has to move: its weights as they are stor
 what it reads of the caches. Operations are those of matrix products and attentions; a multiply-add
 is two.
 
-An op cannot be faster than its bytes at the machine's bandwidth, nor than its operations at its
-arithmetic peak; the one that takes longer binds, and the last column says how near it comes.
-Weights that fit into the caches of the processor can be read faster than memory, and kernels that
-multiply small integers can be faster than the float32 peak."""
+An op cannot be faster than its bytes at the bandwidth of memory, nor than its operations at the
+peak of the arithmetic: see the shares of both. Weights that fit into the caches of the processor
+can be read faster than memory, and kernels that multiply small integers can be faster than the peak
+in float32, which is the one that is measured."""
 
 
 def write(path: str, facts: dict[str, Any], profile: Profile, peaks: Peaks) -> None:
@@ -39,14 +39,14 @@ def write(path: str, facts: dict[str, Any], profile: Profile, peaks: Peaks) -> N
         profile: that they describe.
         peaks: of the machine.
     """
-    from arkinfer.cli.profile import describe, figures, peaks_text, what
+    from arkinfer.cli.profile import FIGURES, describe, figures, peaks_text, what
 
     kernels = describe(profile, peaks, "kernel")["rows"]
     blocks = [
         *(Figure(_chart(profile, *chart)) for chart in _CHARTS),
         Heading("Every kernel"),
         Table(
-            ("torch path", "op", "kernel", "ms", "share", "MB", "rate", "of peak"),
+            ("torch path", "op", "kernel", *FIGURES),
             [(row["path"], row["op"], ", ".join(row["kernels"]), *figures(row)) for row in kernels],
             align="lllr",
             caption=f"In order of execution. The machine {peaks_text(facts['peaks'])}.",

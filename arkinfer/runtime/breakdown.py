@@ -50,18 +50,22 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Limit:
-    """What binds a row at most, and how near it comes.
+class Rates:
+    """How fast a row's kernels were, and how near they came to the machine's peaks.
 
     Attributes:
-        bound: "memory" or "arithmetic": which would take longer at the machine's peaks.
-        rate: bytes or operations per second that were reached.
-        share: of the peak.
+        bandwidth: bytes per second.
+        of_bandwidth: of the measured bandwidth; None: not measured.
+        flops: operations per second; None: they do no matrix product and no attention.
+        of_flops: of the measured peak in float32; None as before, or not measured.
+        bound: what takes longer at the peaks: "memory" or "arithmetic"; None: not measured.
     """
 
-    bound: Literal["memory", "arithmetic"]
-    rate: float
-    share: float
+    bandwidth: float
+    of_bandwidth: float | None
+    flops: float | None
+    of_flops: float | None
+    bound: Literal["memory", "arithmetic"] | None
 
 
 def breakdown(profile: Profile, by: By) -> list[Row]:
@@ -116,12 +120,16 @@ def covering(rows: Sequence[Row], share: float) -> list[Row]:
     return chosen
 
 
-def limit_of(row: Row, peaks: Peaks) -> Limit | None:
-    """What binds a row; None: it took no time, or cost or peaks are unknown."""
+def rates_of(row: Row, peaks: Peaks) -> Rates | None:
+    """The rates of a row; None: it took no time, or its cost is unknown."""
     cost = row.cost
-    if cost is None or row.seconds <= 0 or not peaks.bandwidth or not peaks.flops:
+    if cost is None or row.seconds <= 0:
         return None
-    moving, computing = cost.bytes / peaks.bandwidth, cost.flops / peaks.flops
-    if moving >= computing:
-        return Limit("memory", cost.bytes / row.seconds, moving / row.seconds)
-    return Limit("arithmetic", cost.flops / row.seconds, computing / row.seconds)
+    moved = cost.bytes / row.seconds
+    computed = cost.flops / row.seconds if cost.flops else None
+    of_bandwidth = moved / peaks.bandwidth if peaks.bandwidth else None
+    of_flops = computed / peaks.flops if computed is not None and peaks.flops else None
+    bound = None
+    if of_bandwidth is not None:
+        bound = "memory" if of_bandwidth >= (of_flops or 0.0) else "arithmetic"
+    return Rates(moved, of_bandwidth, computed, of_flops, bound)

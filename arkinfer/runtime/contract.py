@@ -99,26 +99,30 @@ class OpTime:
         values: names of the IR values that it computes, several where it does several ops; empty:
             the backend cannot tell.
         seconds: wall-clock time.
+        measuring: about how many of these seconds the measuring itself took.
         rows: for how many tokens it computed them; None: for those of the step.
     """
 
     kernel: str
     values: tuple[str, ...]
     seconds: float
+    measuring: float = 0.0
     rows: int | None = None
 
 
 @dataclass(frozen=True)
 class StepTimes:
-    """What a step took; measuring slows a step down, and that is taken off as far as it is known.
+    """What a step took that was measured.
 
     Attributes:
         ops: each kernel, in order of execution.
         seconds: the whole step, wall-clock time; more than all kernels together.
+        measuring: about how many of these seconds the measuring itself took.
     """
 
     ops: tuple[OpTime, ...]
     seconds: float
+    measuring: float = 0.0
 
 
 class Observed(State, Protocol):

@@ -1,14 +1,14 @@
 """Where the time of a step goes: what each kernel took, what it had to move and to compute.
 
 Knows no backend: executables with the feature "times" tell what their kernels took, the section's
-listing what these are. The same step is timed again without the profiler, so that a reader can see
-whether the two agree.
+listing what these are. The same step is timed again without being measured, so that a reader can
+see whether the two agree.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from time import perf_counter, sleep
 from typing import TYPE_CHECKING, cast
@@ -63,17 +63,24 @@ class Profile:
     """What a step is made of.
 
     Figures are means of the fastest quarter of the rounds, since whatever disturbs only adds; of
-    one round all kernels count or none, so that their sum is that of steps which took place.
+    one round all kernels count or none, so that their sum is that of steps which took place. What
+    the measuring took is off, except in `stated`.
 
     Attributes:
         kernels: in order of execution.
-        seconds: of a step with the profiler, less what the profiler took: kernels and the rest.
-        step: seconds of a step without the profiler.
-        rounds: seconds of each round's step without the profiler.
+        seconds: of a step that was measured: kernels and the rest.
+        stated: of all kernels as the backend said.
+        measuring: seconds of a step that the measuring took, which are off.
+        expected: the same as the backend estimates it.
+        step: seconds of a step that was not measured.
+        rounds: seconds of each round's step that was not measured.
     """
 
     kernels: tuple[Kernel, ...]
     seconds: float
+    stated: float
+    measuring: float
+    expected: float
     step: float
     rounds: tuple[float, ...]
 
@@ -89,7 +96,7 @@ class Profile:
 
     @property
     def agreement(self) -> float:
-        """Kernels and what is outside of them, as a share of the step without the profiler."""
+        """Kernels and what is outside of them, as a share of the step that was not measured."""
         return (self.in_kernels + self.outside) / self.step
 
 
@@ -139,14 +146,14 @@ def measure(
     ids = np.random.default_rng(seed).integers(0, executable.vocab_size, depth + tokens)
     state = executable.new_state(depth + tokens)
     steps = _steps(ids, depth, executable.chunk)
-    before = _steps(ids[:depth], 0, executable.chunk)
+    before = [replace(step, rows="none") for step in _steps(ids[:depth], 0, executable.chunk)]
     profiler = cast(Timed, state).profiler()
     try:
         _run(profiler, before)
-        seconds = _time(profiler, state, steps, rounds, progress)
+        seconds = _time(profiler, state, steps, rounds, progress, 0)
     finally:
         times = profiler.finish()
-    seconds = _time(state, state, steps, len(seconds), progress)
+    seconds = _time(state, state, steps, len(seconds), progress, len(seconds) + 1)
     times = times[len(before) + len(steps) :]
     timed = [times[at : at + len(steps)] for at in range(0, len(times), len(steps))]
     return _summary(listing, stored, steps, timed, seconds)
@@ -174,6 +181,7 @@ def _time(
     steps: Sequence[_Step],
     rounds: int | None,
     progress: Progress | None,
+    done: int,
 ) -> list[float]:
     """Seconds of each round, after one that is not counted; the state is left as it was."""
     length = state.length
@@ -187,7 +195,7 @@ def _time(
         if rounds is None and len(seconds) == 2:
             rounds = rounds_within(seconds[1])
         if rounds is not None and progress is not None:
-            progress(len(seconds), rounds + 1)
+            progress(done + len(seconds), 2 * (rounds + 1))
     return seconds[1:]
 
 
@@ -216,19 +224,36 @@ def _summary(
     """Means over the fastest rounds; kernels of several steps are added."""
     totals = [sum(times.seconds for times in one) for one in timed]
     chosen = sorted(range(len(timed)), key=totals.__getitem__)[: fastest(len(timed))]
+    total = fmean(totals[number] for number in chosen)
+    expected = fmean(sum(times.measuring for times in timed[number]) for number in chosen)
+    usual = fmean(sorted(seconds)[: fastest(len(seconds))])
+    factor = _factor(total - usual, expected)
     groups: dict[tuple[str, ...], _Group] = {}
     for step, *rounds in zip(steps, *(timed[number] for number in chosen), strict=True):
         costs = CostModel(
             listing, stored, tokens=len(step.tokens), depth=step.depth, rows=step.rows == "last"
         )
-        found = _grouped(listing, rounds)
-        for values, group in found.items():
+        for values, group in _grouped(listing, rounds).items():
             group.cost = costs.of(group.ops, group.rows) if group.ops else None
             groups[values] = groups[values].plus(group) if values in groups else group
-    kernels = tuple(group.kernel(len(chosen)) for group in groups.values())
-    total = fmean(totals[number] for number in chosen)
-    usual = fmean(sorted(seconds)[: fastest(len(seconds))])
-    return Profile(kernels, total, usual, tuple(seconds))
+    return Profile(
+        tuple(group.kernel(len(chosen), factor) for group in groups.values()),
+        total - factor * expected,
+        sum(group.seconds for group in groups.values()) / len(chosen),
+        factor * expected,
+        expected,
+        usual,
+        tuple(seconds),
+    )
+
+
+def _factor(added: float, expected: float) -> float:
+    """What to multiply the estimate of the measuring's cost by.
+
+    An estimate is made on kernels that are always warm; between those of a model it takes more.
+    A step that took longer by more than the double did so for another reason, and shall show it.
+    """
+    return min(2.0, max(0.5, added / expected)) if expected > 0 else 0.0
 
 
 @dataclass
@@ -238,18 +263,19 @@ class _Group:
     ops: list[Op]
     names: dict[str, None] = field(default_factory=dict[str, None])
     seconds: float = 0.0
+    measuring: float = 0.0
     rows: int | None = None
     cost: Cost | None = None
 
     def plus(self, other: _Group) -> _Group:
         cost = self.cost and other.cost and self.cost.plus(other.cost)
-        names = self.names | other.names
-        return _Group(self.ops, names, self.seconds + other.seconds, None, cost)
+        names, measuring = self.names | other.names, self.measuring + other.measuring
+        return _Group(self.ops, names, self.seconds + other.seconds, measuring, None, cost)
 
-    def kernel(self, rounds: int) -> Kernel:
+    def kernel(self, rounds: int, factor: float) -> Kernel:
         ops = [op for op in self.ops if op.name not in VIEWS] or self.ops
         path = next((op.path for op in reversed(ops) if op.path), "")
-        seconds = max(0.0, self.seconds / rounds)
+        seconds = max(0.0, self.seconds - factor * self.measuring) / rounds
         names = tuple(dict.fromkeys(op.name for op in ops))
         return Kernel(tuple(self.names), names, path, seconds, self.cost)
 
@@ -272,6 +298,7 @@ def _grouped(listing: Listing, rounds: Sequence[StepTimes]) -> dict[tuple[str, .
 def _note(group: _Group, time: OpTime) -> None:
     group.names[time.kernel] = None
     group.seconds += time.seconds
+    group.measuring += time.measuring
     group.rows = time.rows if group.rows is None else group.rows
 
 

@@ -87,13 +87,16 @@ def with_outputs(model: bytes, names: Iterable[str]) -> bytes:
     return model + _bytes(_MODEL_GRAPH, graph)
 
 
-def chain_model(length: int, side: int) -> bytes:
-    """x1 = x · w, x2 = x1 · w …, so many products of float32 [1, side] and zeros [side, side]."""
+def chain_model(length: int, op: str, side: int, inputs: int = 2) -> bytes:
+    """A model of so many nodes one after the other: x1 = op(x, w …), x2 = op(x1, w …) ….
+
+    x is float32 of any shape, w is zeros, float32 [side, side].
+    """
     names = ["x", *(f"x{index}" for index in range(1, length + 1))]
     graph = _bytes(_GRAPH_NAME, b"chain")
     for before, after in pairwise(names):
-        node = _bytes(_NODE_INPUT, before.encode()) + _bytes(_NODE_INPUT, b"w")
-        node += _bytes(_NODE_OUTPUT, after.encode()) + _bytes(_NODE_OP, b"MatMul")
+        node = _bytes(_NODE_INPUT, before.encode()) + (inputs - 1) * _bytes(_NODE_INPUT, b"w")
+        node += _bytes(_NODE_OUTPUT, after.encode()) + _bytes(_NODE_OP, op.encode())
         graph += _bytes(_GRAPH_NODE, node)
     kind = _bytes(_TYPE_TENSOR, _number(_TENSOR_TYPE_ELEMENT, DATA_TYPES["float32"]))
     for field, name in ((_GRAPH_INPUT, names[0]), (_GRAPH_OUTPUT, names[-1])):
