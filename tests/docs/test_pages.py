@@ -33,7 +33,7 @@ from tests.docs.pages import (
 
 SLOW = {
     *(f"docs/{name}.md" for name in ("backends", "guide", "quantization")),
-    *(f"docs/commands/{name}.md" for name in ("align", "build", "cache")),
+    *(f"docs/commands/{name}.md" for name in ("align", "build", "cache", "profile")),
 }
 EXAMPLES = [
     pytest.param(page, marks=pytest.mark.slow if named(page) in SLOW else (), id=named(page))
