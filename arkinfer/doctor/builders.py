@@ -13,7 +13,6 @@ from arkinfer.doctor.finding import Finding
 from arkinfer.doctor.host import Host
 from arkinfer.doctor.install import pip
 from arkinfer.doctor.runtimes import package, requirements
-from arkinfer.targets import load_target, target_names
 
 EXTRA = "build"
 
@@ -22,6 +21,8 @@ T = TypeVar("T")
 
 def check(host: Host) -> list[Finding]:
     """A finding for the packages of a build, and one or more for each target."""
+    from arkinfer.targets import target_names  # not before: it may be what is broken
+
     packages = _packages(host)
     if all(finding.state == "missing" for finding in packages):
         return packages
@@ -51,6 +52,8 @@ def _packages(host: Host) -> list[Finding]:
 
 def target(host: Host, name: str) -> list[Finding]:
     """The backends that compile for a target in one finding, the others by name."""
+    from arkinfer.targets import load_target
+
     backends = load_target(name).backends
     answers = _side_by_side([lambda b=each: host.ask("compiler", b, name) for each in backends])
     pairs = list(zip(backends, answers, strict=True))

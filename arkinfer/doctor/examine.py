@@ -72,7 +72,7 @@ def examine(host: Host) -> Diagnosis:
     """What this machine runs and builds."""
     groups = _run_checks(host, list(CHECKS))
     by_title = {group.title: group.findings for group in groups}
-    runs = [finding.name for finding in by_title[RUN] if finding.state == "ok"]
+    runs = [f.name for f in by_title[RUN] if f.state == "ok" and f.name != runtimes.ITSELF]
     builds = [
         finding.name.removeprefix("target ")
         for finding in by_title[BUILD]

@@ -20,8 +20,9 @@ def check(host: Host) -> list[Finding]:
     """The board if it is one, the GPU, and TensorRT where there is a GPU."""
     board = _board(host)
     gpu = _gpu(host)
-    there = board is not None or gpu.state != "missing"
-    return [*([board] if board else []), gpu, *([_tensorrt(host)] if there else [])]
+    if board is not None:
+        return [board, gpu, _tensorrt(host, package(host, "TensorRT"))]
+    return [gpu] if gpu.state == "missing" else [gpu, _tensorrt(host, "")]
 
 
 def _board(host: Host) -> Finding | None:
@@ -79,11 +80,12 @@ def _install_driver(host: Host) -> str:
     return package(host, "NVIDIA driver")
 
 
-def _tensorrt(host: Host) -> Finding:
+def _tensorrt(host: Host, fix: str) -> Finding:
+    """Its version. JetPack's own sources have it; elsewhere NVIDIA's must be added first."""
     for library in TENSORRT:
         answer = host.ask("tensorrt", library)
         if answer.state == "ok":
             return Finding("TensorRT", "ok", answer.facts["version"], notes=(library,))
         if "cannot open shared object file" not in answer.detail:
             return Finding("TensorRT", answer.state, f"{library}: {answer.detail}")
-    return Finding("TensorRT", "missing", "no libnvinfer can be loaded", package(host, "TensorRT"))
+    return Finding("TensorRT", "missing", "no libnvinfer can be loaded", fix)

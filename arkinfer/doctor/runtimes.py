@@ -6,25 +6,49 @@ Knows executors by their entry points only.
 from __future__ import annotations
 
 import re
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
 
+from arkinfer import __version__
 from arkinfer.doctor.finding import Finding
 from arkinfer.doctor.host import Host
 from arkinfer.doctor.install import pip
 from arkinfer.runtime.registry import EXTRAS, executors
 from arkinfer.runtime.versions import satisfies
 
+ITSELF = "arkinfer"
+
 MODULES = {"apache-tvm": "tvm"}
 """What a package is imported as, where that is not its name."""
 
+_REQUIREMENT = re.compile(
+    r"(?P<name>[\w.-]+)(?:\[.*?\])? ?\(?(?P<range>[^;) ]*)\)?(?P<when> ?;.*)?"
+)
+
 
 def check(host: Host) -> list[Finding]:
-    """A finding for each executor."""
+    """A finding for arkinfer itself, and one for each executor."""
     known = executors()
     if not known:
         fix = pip(host, "arkinfer[ort]")
         return [Finding("executors", "missing", "arkinfer was never installed here", fix)]
-    return [_executor(host, name) for name in sorted(known)]
+    return [itself(host), *(_executor(host, name) for name in sorted(known))]
+
+
+def itself(host: Host) -> Finding:
+    """Whether the packages that arkinfer always needs are there, as pip has noted them."""
+    wrong: list[str] = []
+    for name, wanted in requirements("").items():
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            wrong.append(f"{name} is not installed")
+            continue
+        if not satisfies(found, wanted):
+            wrong.append(f"{name} is {found}, and {wanted} is needed")
+    if wrong:
+        return Finding(ITSELF, "broken", "; ".join(wrong), pip(host, "arkinfer"))
+    return Finding(ITSELF, "ok", __version__, notes=(str(Path(__file__).parents[1]),))
 
 
 def _executor(host: Host, name: str) -> Finding:
@@ -41,18 +65,23 @@ def _executor(host: Host, name: str) -> Finding:
 
 
 def requirements(extra: str) -> dict[str, str]:
-    """The packages that an extra of arkinfer installs, each with its range of versions."""
+    """The packages that an extra of arkinfer installs, each with its range of versions.
+
+    Those of the extra "" are always installed; what only other Pythons need is not among them.
+    """
     try:
         lines = requires("arkinfer") or []
     except PackageNotFoundError:
         return {}
-    pattern = re.compile(
-        r"([\w.-]+)\s*(?:\[.*?\])?\s*\(?([^;)]*)\)?\s*;.*\bextra == ['\"](.+)['\"]"
-    )
-    found = [match.groups() for line in lines if (match := pattern.match(line))]
-    return {
-        name: wanted.strip() for name, wanted, of in found if of == extra and name != "arkinfer"
-    }
+    found: dict[str, str] = {}
+    for line in lines:
+        match = _REQUIREMENT.fullmatch(line)
+        if match is None or match["name"] == "arkinfer":
+            continue
+        of = re.search(r"extra == ['\"](.+?)['\"]", match["when"] or "")
+        if (of[1] if of else "") == extra and "python_version" not in (match["when"] or ""):
+            found[match["name"]] = match["range"]
+    return found
 
 
 def package(host: Host, name: str, wanted: str, extra: str) -> Finding:
@@ -67,13 +96,13 @@ def package(host: Host, name: str, wanted: str, extra: str) -> Finding:
         return Finding(name, "broken", detail, again, answer.notes)
     if answer.state == "not known":
         return Finding(name, "not known", f"importing it: {answer.detail}", notes=answer.notes)
-    version = str(answer.facts["version"])
-    notes = (f"{name} {version}: {answer.facts['path']}",)
+    there = str(answer.facts["version"])
+    notes = (f"{name} {there}: {answer.facts['path']}",)
     try:
-        fits = satisfies(version, wanted) if wanted and version else True
+        fits = satisfies(there, wanted) if wanted and there else True
     except ValueError:
-        return Finding(name, "ok", version, notes=(*notes, f"range {wanted} was not checked"))
+        return Finding(name, "ok", there, notes=(*notes, f"range {wanted} was not checked"))
     if not fits:
-        detail = f"version {version} is installed, arkinfer needs {wanted}"
+        detail = f"version {there} is installed, arkinfer needs {wanted}"
         return Finding(name, "broken", detail, pip(host, f"{name}{wanted}"), notes)
-    return Finding(name, "ok", version or "of unknown version", notes=notes)
+    return Finding(name, "ok", there or "of unknown version", notes=notes)

@@ -73,6 +73,16 @@ def test_a_gpu_that_works(make_host: Hosts, library: Library):
     }
 
 
+def test_tensorrt_of_a_pc_is_no_gap(
+    make_host: Hosts, library: Library, script: Callable[[str, str], Path]
+):
+    """Its packages are in NVIDIA's own sources, which no one command adds."""
+    script("apt-get", "exit 0")
+    host = make_host(LD_LIBRARY_PATH=str(library("libcuda.so.1", CUDA % 0)))
+    found = gpu.check(host)[1]
+    assert (found.name, found.state, found.gap) == ("TensorRT", "missing", False)
+
+
 def test_a_driver_that_refuses(make_host: Hosts, library: Library):
     host = make_host(LD_LIBRARY_PATH=str(library("libcuda.so.1", CUDA % 804)))
     put(host, "proc/driver/nvidia/version", VERSION)

@@ -40,7 +40,7 @@ def find(findings: list[Finding], name: str) -> Finding:
 def test_this_machine_runs_what_its_tests_run(make_host: Hosts):
     findings = runtimes.check(make_host(real=True))
     assert {f.name: f.state for f in findings} == {
-        "onnxruntime": "ok", "reference": "ok", "tvm": "ok",
+        "arkinfer": "ok", "onnxruntime": "ok", "reference": "ok", "tvm": "ok",
     }  # fmt: skip
     import onnxruntime
 
@@ -96,9 +96,21 @@ def test_an_executor_whose_library_is_missing(
     )
 
 
+def test_an_installation_that_lost_a_package(make_host: Hosts, monkeypatch: pytest.MonkeyPatch):
+    wanted = {"numpy": ">=1.26", "no-such-package": ">=2", "typer": ">=99"}
+    monkeypatch.setattr(runtimes, "requirements", lambda extra: wanted)
+    found = runtimes.itself(make_host())
+    assert found.state == "broken"
+    assert found.detail.startswith("no-such-package is not installed; typer is ")
+    assert found.detail.endswith(", and >=99 is needed")
+    assert found.fix.endswith('install "arkinfer"')
+
+
 def test_what_an_extra_installs():
     assert runtimes.requirements("ort").keys() == {"onnxruntime"}
     assert runtimes.requirements("ort")["onnxruntime"].startswith(">=1.")
+    assert {"numpy", "pydantic", "typer"} <= runtimes.requirements("").keys()
+    assert not {"torch", "onnxruntime", "tomli"} & runtimes.requirements("").keys()
     assert {"torch", "onnx", "apache-tvm"} <= runtimes.requirements("build").keys()
     assert runtimes.requirements("tvm") == runtimes.requirements("no-such-extra") == {}
 
