@@ -55,8 +55,9 @@ def _executor(host: Host, name: str) -> Finding:
     answer = host.ask("executor", name)
     if answer.state != "ok":
         return Finding(name, answer.state, answer.detail, answer.fix, answer.notes)
-    extra = EXTRAS.get(name, "")
-    found = [package(host, each, wanted, extra) for each, wanted in requirements(extra).items()]
+    extra = EXTRAS.get(name)
+    wanted = {} if extra is None else requirements(extra)
+    found = [package(host, each, spec, extra or "") for each, spec in wanted.items()]
     bad = next((finding for finding in found if finding.state != "ok"), None)
     if bad is not None:
         return Finding(name, bad.state, f"{bad.name}: {bad.detail}", bad.fix, bad.notes)
