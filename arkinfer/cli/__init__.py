@@ -22,6 +22,7 @@ COMMANDS = {
     "inspect": "Show what an .ark file is: model, quantization, sections, sizes.",
     "verify": "Check an .ark file: bits, signature, answers here.",
     "sign": "Sign an .ark file, so that others can tell who built it.",
+    "diff": "Show what differs between two .ark files.",
     "doctor": "Say what this machine can run and build, and what mends each gap.",
     "align": "Find the op at which an .ark file leaves its model.",
     "bench": "Measure how fast an .ark file runs here, and its memory.",

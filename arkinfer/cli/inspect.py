@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import json as jsonlib
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from arkinfer.artifact.groups import GROUPS, group_of
 from arkinfer.cli.options import Json, Model
 from arkinfer.cli.table import clean, human, print_table
 
 if TYPE_CHECKING:
     from arkinfer.artifact import Artifact
-
-# The first that matches names the group: "input_layernorm" and "q_norm" are norms before all else.
-_GROUPS = {
-    "norms": "norm",
-    "head": "lm_head",
-    "embedding": "embed",
-    "attention": "attn|attention|[qkvo]_proj|qkv|cache_scales",
-    "mlp": "mlp|ffn|(gate|up|down)_proj",
-    "other": "",
-}
-_ORDER = ("embedding", "attention", "mlp", "norms", "head", "other")
 
 
 def inspect(
@@ -100,18 +89,9 @@ def token_texts(artifact: Artifact, tokens: Sequence[int]) -> dict[int, str]:
         return {}  # of another kind than ours: the ids alone are shown
 
 
-def group_of(tensor: str) -> str:
-    """The part of the model that a tensor belongs to, judged by its name.
-
-    >>> group_of("model.layers.0.input_layernorm.weight"), group_of("lm_head.weight")
-    ('norms', 'head')
-    """
-    return next(group for group, pattern in _GROUPS.items() if re.search(pattern, tensor.lower()))
-
-
 def _groups(artifact: Artifact) -> list[dict[str, Any]]:
     """Tensors by part of the model, then other entries, then padding; adds up to the file."""
-    sizes: dict[str, list[int]] = {name: [] for name in _ORDER}
+    sizes: dict[str, list[int]] = {name: [] for name in GROUPS}
     files = 0
     for entry in artifact.entries():
         if entry.name.startswith("weights/"):

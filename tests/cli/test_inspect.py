@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 import arkinfer.cli.inspect as command
-from arkinfer.artifact import ArtifactWriter, open_artifact
+from arkinfer.artifact import ArtifactWriter, groups, open_artifact
+from arkinfer.artifact.groups import group_of
 from arkinfer.errors import ArtifactError, UsageError
 
 V1 = Path(__file__).parents[1] / "artifact" / "formats" / "v1.ark"
@@ -88,7 +89,7 @@ def test_json_entries(capsys: pytest.CaptureFixture[str]):
     ],
 )
 def test_groups(name: str, group: str):
-    assert command.group_of(name) == group
+    assert group_of(name) == group
 
 
 FACTS: dict[str, Any] = {
@@ -140,6 +141,6 @@ def test_a_terminal_gets_a_table(tmp_path: Path):
 
 
 def test_docstring_examples():
-    result = doctest.testmod(command)
+    result = doctest.testmod(groups)
     assert result.attempted > 0
     assert result.failed == 0
