@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,9 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(write_plugin(tmp_path / "site"))
 
 
-def compared(a: Path, b: Path, **options: object) -> Behaviour:
+def compared(a: Path, b: Path, **options: Any) -> Behaviour:
     with open_artifact(a) as first, open_artifact(b) as second:
-        return compare_behaviour(first, second, **options)  # type: ignore[arg-type]
+        return compare_behaviour(first, second, **options)
 
 
 def test_the_same_model_in_other_chunks(tmp_path: Path):
