@@ -32,8 +32,15 @@ class Fact:
 
 
 def differing_facts(a: Manifest, b: Manifest) -> list[Fact]:
-    """The facts that differ, in the order of the manifests."""
+    """The facts that differ, in the order of the manifests.
+
+    A section that only one of them has is a name in "sections", and nothing more.
+    """
     first, second = dict(_leaves(_plain(a))), dict(_leaves(_plain(b)))
+    ours, theirs = _sections(a), _sections(b)
+    for backend in [backend for backend in ours if backend in theirs]:
+        first |= ours[backend]
+        second |= theirs[backend]
     keys = [*first, *(key for key in second if key not in first)]
     return [
         Fact(key, _json(first.get(key, ABSENT)), _json(second.get(key, ABSENT)))
@@ -43,20 +50,28 @@ def differing_facts(a: Manifest, b: Manifest) -> list[Fact]:
 
 
 def _plain(manifest: Manifest) -> dict[str, Any]:
-    """The manifest with its sections by name, and without the lists of what it stores."""
+    """The manifest without the lists of what it stores; of its sections, their names."""
     facts: dict[str, Any] = {k: v for k, v in manifest.items() if k not in ELSEWHERE}
-    facts["sections"] = {
-        section["backend"]: {"requires": section["requires"], "config": section["config"]}
+    facts["sections"] = [section["backend"] for section in manifest["sections"]]
+    return facts
+
+
+def _sections(manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """What each section says of itself, by place; what is deeper in its config stays whole."""
+    return {
+        section["backend"]: {
+            f"sections.{section['backend']}.{part}.{key}": value
+            for part in ("requires", "config")
+            for key, value in section[part].items()
+        }
         for section in manifest["sections"]
     }
-    facts["order of sections"] = [section["backend"] for section in manifest["sections"]]
-    return facts
 
 
 def _leaves(value: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
     for key, item in value.items():
         place = f"{at}.{key}" if at else key
-        if isinstance(item, dict) and item:
+        if isinstance(item, dict):
             yield from _leaves(cast("dict[str, Any]", item), place)
         else:
             yield place, item

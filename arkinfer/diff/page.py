@@ -33,17 +33,17 @@ def comparison_page(found: Comparison, a: str, b: str) -> str:
         b: and the second.
     """
     blocks: list[Block] = [Verdict(headline(found), "good" if found.same else "plain")]
+    if found.behaviour is not None:
+        blocks += _behaviour(found.behaviour)
     if found.facts:
         rows = [(fact.key, shown(fact.a), shown(fact.b)) for fact in found.facts]
         blocks += [Heading("Manifest"), Table(("fact", a, b), rows)]
-    for graph in found.graphs:
-        blocks += _graph(graph)
     blocks += _weights(found, a, b)
     if found.entries:
         rows = [(e.name, _size(e.a), _size(e.b)) for e in found.entries]
         blocks += [Heading("Other entries"), Table(("entry", a, b), rows, align="lr")]
-    if found.behaviour is not None:
-        blocks += _behaviour(found.behaviour)
+    for graph in found.graphs:
+        blocks += _graph(graph)
     return page(f"{a} and {b}", "What differs between two artifacts.", blocks)
 
 

@@ -23,12 +23,20 @@ ANOTHER_TMPDIR = "mkdir -p ~/tmp && export TMPDIR=~/tmp"
 
 
 def check(host: Host) -> list[Finding]:
-    """The folder for output (where the user stands), for temporary files, and the hub's cache."""
+    """The folders for output (where the user stands), for temporary files, and both caches."""
     return [
         _folder("output folder", host.folder, "cd ~"),
-        _temporary(host),
+        *check_temporary(host),
+        _folder("build cache", _builds(host), "export ARKINFER_CACHE=~/arkinfer-cache"),
         _folder("hub cache", _hub(host), "export HF_HOME=~/huggingface"),
     ]
+
+
+def _builds(host: Host) -> Path:
+    """As `arkinfer.compiler.cache` has it, which this room may not import."""
+    if given := host.environ.get("ARKINFER_CACHE"):
+        return host.path(given)
+    return host.path(host.environ.get("XDG_CACHE_HOME") or "~/.cache") / "arkinfer"
 
 
 def _hub(host: Host) -> Path:
@@ -38,6 +46,11 @@ def _hub(host: Host) -> Path:
     if home := host.environ.get("HF_HOME"):
         return host.path(home) / "hub"
     return host.path(host.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface" / "hub"
+
+
+def check_temporary(host: Host) -> list[Finding]:
+    """The folder for temporary files alone, which is all that a run writes to."""
+    return [_temporary(host)]
 
 
 def _temporary(host: Host) -> Finding:

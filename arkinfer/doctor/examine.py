@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,10 @@ CHECKS: dict[str, tuple[Check, ...]] = {
 }
 """By the title of their group."""
 
-WITH_ARTIFACT = (MACHINE, DISK)
+RUN_CHECKS: dict[str, tuple[Check, ...]] = {
+    MACHINE: CHECKS[MACHINE],
+    DISK: (disk.check_temporary,),
+}
 """What matters to somebody who runs a file that is built."""
 
 
@@ -70,7 +73,7 @@ class Diagnosis:
 
 def examine(host: Host) -> Diagnosis:
     """What this machine runs and builds."""
-    groups = _run_checks(host, list(CHECKS))
+    groups = _run_checks(host, CHECKS)
     by_title = {group.title: group.findings for group in groups}
     runs = [f.name for f in by_title[RUN] if f.state == "ok" and f.name != runtimes.ITSELF]
     builds = [
@@ -123,7 +126,7 @@ def examine_artifact(
         room = [_room(host, by_name[chosen], context or longest, artifact)]
     fits = not room or room[0].state != "broken"
     groups = [Group("sections", [section.finding for section in found] + room)]
-    groups += _run_checks(host, WITH_ARTIFACT)
+    groups += _run_checks(host, RUN_CHECKS)
     summary = _summary(artifact.path.name, found, wanted, chosen if fits else None, room)
     return Diagnosis(groups, summary, chosen is not None and fits, chosen if fits else None, found)
 
@@ -153,12 +156,12 @@ def _summary(
     return "; ".join([head, *reasons]) + "."
 
 
-def _run_checks(host: Host, titles: Sequence[str]) -> list[Group]:
-    """Groups in the order of the titles; the checks run side by side."""
+def _run_checks(host: Host, checks: Mapping[str, tuple[Check, ...]]) -> list[Group]:
+    """Groups in the order of their titles; the checks run side by side."""
     with ThreadPoolExecutor(max_workers=4) as pool:
         futures = {
-            title: [pool.submit(_guarded, check, host) for check in CHECKS[title]]
-            for title in titles
+            title: [pool.submit(_guarded, check, host) for check in each]
+            for title, each in checks.items()
         }
         return [
             Group(title, [finding for future in each for finding in future.result()])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from arkinfer.compiler.cache import cache_folder
 from arkinfer.doctor import disk
 from arkinfer.doctor.finding import Finding
 from arkinfer.doctor.host import Host
@@ -21,7 +22,7 @@ def find(findings: list[Finding], name: str) -> Finding:
 
 def test_this_machine(make_host: Hosts, tmp_path: Path):
     findings = disk.check(make_host())
-    assert [f.state for f in findings] == ["ok"] * 3
+    assert [f.state for f in findings] == ["ok"] * 4
     assert find(findings, "output folder").detail.endswith(f" free in {tmp_path}")
     assert find(findings, "temporary files").detail.endswith(f" free in {tmp_path / 'tmp'}")
 
@@ -34,6 +35,19 @@ def test_the_cache_is_where_the_hub_looks(make_host: Hosts, tmp_path: Path):
     assert place(HF_HOME=f"{tmp_path}/a", HF_HUB_CACHE=f"{tmp_path}/b") == f"{tmp_path}/b"
     assert place(XDG_CACHE_HOME=f"{tmp_path}/c") == f"{tmp_path}/c/huggingface/hub"
     assert place() == f"{tmp_path}/.cache/huggingface/hub"
+
+
+def test_the_build_cache_is_where_builds_look(
+    make_host: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for environ in ({"ARKINFER_CACHE": f"{tmp_path}/a"}, {"XDG_CACHE_HOME": f"{tmp_path}/c"}, {}):
+        for name in ("ARKINFER_CACHE", "XDG_CACHE_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        found = find(disk.check(make_host(**environ)), "build cache")
+        assert found.detail.split(" free in ")[1] == str(cache_folder())
 
 
 def test_a_file_in_the_place_of_a_folder(make_host: Hosts, tmp_path: Path):
@@ -73,4 +87,4 @@ def test_a_folder_without_code_is_said(make_host: Hosts, monkeypatch: pytest.Mon
 
 def test_a_full_disk(make_host: Hosts, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(disk, "LEAST", 1 << 60)
-    assert [f.state for f in disk.check(make_host())] == ["broken"] * 3
+    assert [f.state for f in disk.check(make_host())] == ["broken"] * 4
