@@ -60,6 +60,8 @@ def describe(artifact: Artifact, *, entries: bool = False) -> dict[str, Any]:
             "stop": [{"id": token, "text": texts.get(token)} for token in stop],
         },
         **{key: manifest[key] for key in ("generation", "source")},
+        "golden": "golden.json" in artifact,
+        "signed_by": signer(artifact),
         "sections": [
             {
                 "backend": section.backend,
@@ -72,6 +74,14 @@ def describe(artifact: Artifact, *, entries: bool = False) -> dict[str, Any]:
         "groups": _groups(artifact),
         **({"entries": _entries(artifact)} if entries else {}),
     }
+
+
+def signer(artifact: Artifact) -> str | None:
+    """The id of the key that the signature names, unchecked; None: there is no signature."""
+    from arkinfer.artifact.sign import signature_of
+
+    found = signature_of(artifact)
+    return None if found is None else found.key_id
 
 
 def token_texts(artifact: Artifact, tokens: Sequence[int]) -> dict[int, str]:
@@ -138,6 +148,10 @@ def _print_facts(facts: dict[str, Any]) -> None:
         "stops at": ", ".join(stop) or "nothing",
         "generation": ", ".join(f"{k} {v}" for k, v in facts["generation"].items()) or "defaults",
         "source": ", ".join(source) or "not recorded",
+        "golden": "arkinfer verify compares answers"
+        if facts["golden"]
+        else "no answers to compare",
+        "signature": f"names the key {facts['signed_by']}" if facts["signed_by"] else "none",
     }
     width = max(map(len, rows))
     for label, text in rows.items():

@@ -11,6 +11,7 @@ import numpy as np
 from arkinfer.artifact import open_artifact, verify_artifact
 
 FORMATS = Path(__file__).parent / "formats"
+V1_SIGNED_DIGEST = "fd54175af92367c6d4489bb418844c735fb873656e0f227a37acdee0e731a096"
 V1_DIGEST = "54be0847dc359882f9fe9407b0224643b1f2cd6651bd1055db6f1418747f2759"
 
 
@@ -40,3 +41,18 @@ def test_this_version_still_writes_format_1_the_same_way(tmp_path: Path):
     spec.loader.exec_module(script)
     written = script.write(tmp_path / "v1.ark")
     assert written.read_bytes() == (FORMATS / "v1.ark").read_bytes()
+
+
+def test_format_1_with_golden_vectors_and_a_signature():
+    """Read, replayed, and its signature checked, as long as there is a format 1."""
+    from arkinfer.artifact.minisign import parse_public_key
+    from arkinfer.runtime.verify import checks
+
+    key = parse_public_key("RWRQUyh8NzHO5bQgeZnRPAjy7okNquxebyGoyNehiaCuv4PI517CQVWN")
+    found = list(checks(FORMATS / "v1-signed.ark", key=key))
+    assert [check.name for check in found] == [
+        "integrity", "signature", "reference", "values", "source",
+    ]  # fmt: skip
+    assert all(check.ok for check in found)
+    assert found[0].facts["digest"] == V1_SIGNED_DIGEST
+    assert found[1].facts["comment"] == "format 1, signed"

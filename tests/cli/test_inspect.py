@@ -46,7 +46,8 @@ def test_json_has_stable_keys(capsys: pytest.CaptureFixture[str]):
     facts = json.loads(capsys.readouterr().out)
     assert list(facts) == [
         "path", "size", "digest", "format", "arkinfer", "requires", "model", "context", "quant",
-        "dtype", "target", "kv", "tokens", "generation", "source", "sections", "groups",
+        "dtype", "target", "kv", "tokens", "generation", "source", "golden", "signed_by",
+        "sections", "groups",
     ]  # fmt: skip
     assert facts["tokens"]["stop"] == [{"id": 2, "text": "</s>"}, {"id": 7, "text": "<|im_end|>"}]
     assert facts["sections"] == [
