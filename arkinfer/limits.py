@@ -20,7 +20,7 @@ JSON_VALUES = 200_000
 JSON_DEPTH = 64
 """The deepest nesting; none of the files goes beyond ten."""
 
-TOKENIZER_BYTES = 64 << 20
+TOKENIZER_BYTES = 32 << 20
 """The longest tokenizer.json; Llama 3's has 17 MiB."""
 
 TOKENIZER_VALUES = 4_000_000

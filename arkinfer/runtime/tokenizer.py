@@ -18,12 +18,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from arkinfer.errors import ArtifactError, UnsupportedError, UsageError
+from arkinfer.runtime.tokenizer_file import GUARD, load, unless_interrupt
 
 if TYPE_CHECKING:
     import tokenizers
-
-GUARD = "\ufdd0"
-"""A Unicode noncharacter (never in text that is interchanged) that breaks a special token up."""
 
 
 class Tokenizer:
@@ -35,12 +33,13 @@ class Tokenizer:
 
     Raises:
         ArtifactError: `source` is not a tokenizer.
-        UnsupportedError: its decoder is of a kind that cannot be streamed.
+        UnsupportedError: its decoder is of a kind that cannot be streamed, or one of its steps
+            could run on without an end (see `tokenizer_file`).
     """
 
     def __init__(self, source: bytes | str, *, bos: int | None = None) -> None:
-        self._source = source.decode() if isinstance(source, bytes) else source
-        self._tokenizer = _load(self._source)
+        self._source = source.encode() if isinstance(source, str) else source
+        self._tokenizer = load(self._source)
         self.bos = bos
         added = self._tokenizer.get_added_tokens_decoder()
         self.special = {str(t.content): i for i, t in sorted(added.items()) if t.special}
@@ -71,6 +70,7 @@ class Tokenizer:
         Raises:
             UsageError: `text` has half a surrogate pair, as Python makes of bytes that are not
                 UTF-8.
+            ArtifactError: the tokenizer gives up on the text.
         """
         if not text.isascii() and _SURROGATE.search(text):
             raise UsageError(
@@ -81,7 +81,7 @@ class Tokenizer:
         if guarded and GUARD in text:
             ids = self._encode_guarded(text)
         else:
-            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+            ids = _encode(self._tokenizer, text)
         return ids if self.bos is None or ids[:1] == [self.bos] else [self.bos, *ids]
 
     def guard(self, text: str) -> str:
@@ -129,7 +129,7 @@ class Tokenizer:
             if index % 2:
                 ids.append(self.special[part])
             elif plain := part.replace(GUARD, ""):
-                ids += literal.encode(plain, add_special_tokens=False).ids
+                ids += _encode(literal, plain)
             if part:
                 literal = self._literal_inside
         return ids
@@ -143,7 +143,7 @@ class Tokenizer:
     @cached_property
     def _literal(self) -> tokenizers.Tokenizer:
         """A second instance that reads special tokens as ordinary text."""
-        tokenizer = _load(self._source)
+        tokenizer = load(self._source)
         tokenizer.encode_special_tokens = True
         return tokenizer
 
@@ -157,7 +157,7 @@ class Tokenizer:
             return self._literal
         for space in spaces:
             space["prepend_scheme"] = "never"
-        tokenizer = _load(json.dumps(raw))
+        tokenizer = load(json.dumps(raw, ensure_ascii=False).encode())
         tokenizer.encode_special_tokens = True
         return tokenizer
 
@@ -190,7 +190,7 @@ class ByteDecoder:
             self._byte_level = True
         elif kind == "ByteFallback":
             self._byte_fallback = True
-        elif kind == "Replace" and "String" in step["pattern"]:
+        elif kind == "Replace" and _shrinks(step):
             self._replace.append((step["pattern"]["String"], step["content"]))
         elif kind == "Metaspace":
             self._replace.append((step["replacement"], " "))
@@ -220,6 +220,12 @@ class ByteDecoder:
         return data.removeprefix(self._first_strips) if first else data
 
 
+def _shrinks(step: dict[str, Any]) -> bool:
+    """Whether a step replaces a text by one that is no longer: a row of others would explode."""
+    text = step["pattern"].get("String", "")
+    return bool(text) and len(step["content"]) <= len(text)
+
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -235,20 +241,16 @@ def _byte_alphabet() -> dict[str, int]:
 _BYTE_ALPHABET = _byte_alphabet()
 
 
-def _load(source: str) -> tokenizers.Tokenizer:
-    import tokenizers
-
-    try:
-        tokenizer = tokenizers.Tokenizer.from_str(source)
-    except Exception as error:  # the library raises no narrower kind
-        raise ArtifactError(
-            "tokenizer.json cannot be read", str(error), "Build the artifact again"
-        ) from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
 def _decoder_spec(tokenizer: tokenizers.Tokenizer) -> dict[str, Any] | None:
     decoder = tokenizer.decoder
     return None if decoder is None else json.loads(decoder.__getstate__())
+
+
+def _encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
+    try:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+    except BaseException as error:  # a panic of the library is no Exception
+        refused = ArtifactError(
+            "tokenizer.json cannot encode this text", str(error), "Build the artifact again"
+        )
+        raise unless_interrupt(error, refused) from error
