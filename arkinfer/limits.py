@@ -124,6 +124,17 @@ def _no_constant(name: str) -> object:
     raise LimitError(f"{name} is not a JSON number")
 
 
+def count(value: object, most: int = 1 << 31) -> int:
+    """A whole number from 1 to `most`, as executors read it from a section.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if type(value) is not int or not 1 <= value <= most:
+        raise ValueError(f"{value!r:.80} is not a whole number from 1 to {most:,}")
+    return value
+
+
 def are_sizes(sizes: Iterable[object]) -> bool:
     """Whether these can be the sizes of a tensor: few and small enough to multiply.
 

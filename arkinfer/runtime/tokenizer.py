@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from arkinfer.errors import ArtifactError, UnsupportedError, UsageError
-from arkinfer.runtime.tokenizer_file import GUARD, load, unless_interrupt
+from arkinfer.runtime.tokenizer_file import GUARD, load, spec, unless_interrupt
 
 if TYPE_CHECKING:
     import tokenizers
@@ -45,7 +45,7 @@ class Tokenizer:
         self.special = {str(t.content): i for i, t in sorted(added.items()) if t.special}
         """Ids of special tokens by their text."""
         self._special_ids = frozenset(self.special.values())
-        self._decoder = ByteDecoder(_decoder_spec(self._tokenizer))
+        self._decoder = ByteDecoder(spec(self._tokenizer.decoder))
         self._bytes: dict[int, bytes | None] = {}
 
     @property
@@ -150,14 +150,18 @@ class Tokenizer:
     @cached_property
     def _literal_inside(self) -> tokenizers.Tokenizer:
         """The same for parts that do not begin the text, where Metaspace may put no space."""
-        raw: dict[str, Any] = json.loads(self._source)
-        step = raw.get("pre_tokenizer") or {}
+        import tokenizers
+
+        tokenizer = load(self._source)
+        step = spec(tokenizer.pre_tokenizer) or {}
         spaces = [s for s in (step, *step.get("pretokenizers", ())) if s.get("type") == "Metaspace"]
         if all(space.get("prepend_scheme") != "first" for space in spaces):
             return self._literal
         for space in spaces:
             space["prepend_scheme"] = "never"
-        tokenizer = load(json.dumps(raw, ensure_ascii=False).encode())
+        changed = tokenizers.pre_tokenizers.Metaspace()
+        changed.__setstate__(json.dumps(step).encode())
+        tokenizer.pre_tokenizer = changed
         tokenizer.encode_special_tokens = True
         return tokenizer
 
@@ -239,11 +243,6 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _BYTE_ALPHABET = _byte_alphabet()
-
-
-def _decoder_spec(tokenizer: tokenizers.Tokenizer) -> dict[str, Any] | None:
-    decoder = tokenizer.decoder
-    return None if decoder is None else json.loads(decoder.__getstate__())
 
 
 def _encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:

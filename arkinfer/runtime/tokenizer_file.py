@@ -71,6 +71,14 @@ def load(source: bytes) -> tokenizers.Tokenizer:
     return tokenizer
 
 
+def spec(part: Any) -> dict[str, Any] | None:
+    """A normalizer, pre-tokenizer or decoder as it stands in tokenizer.json; None: there is none.
+
+    Asked of the library, whose reading of a file is the one that counts.
+    """
+    return None if part is None else json.loads(part.__getstate__())
+
+
 def unless_interrupt(error: BaseException, other: ArtifactError) -> BaseException:
     """What to raise for an exception of the library: the user's Ctrl-C stays that."""
     return error if isinstance(error, (KeyboardInterrupt, SystemExit)) else other
@@ -166,7 +174,8 @@ def _check_steps(tokenizer: tokenizers.Tokenizer) -> None:
 
 def _steps(part: Any, *inner: str) -> Iterator[dict[str, Any]]:
     """The steps of a normalizer or pre-tokenizer, of sequences their parts."""
-    waiting: list[dict[str, Any]] = [] if part is None else [json.loads(part.__getstate__())]
+    whole = spec(part)
+    waiting = [] if whole is None else [whole]
     while waiting:
         step = waiting.pop()
         if step["type"] != "Sequence":

@@ -13,6 +13,7 @@ import numpy as np
 
 from arkinfer.artifact import Artifact, Section
 from arkinfer.errors import ArtifactError
+from arkinfer.limits import count
 from arkinfer.runtime.contract import Demand, LoadOptions
 from arkinfer_ort.executable import OnnxRuntimeExecutable
 from arkinfer_ort.observe import ObservedExecutable
@@ -22,7 +23,7 @@ from arkinfer_ort.state import Cache
 from arkinfer_ort.versions import check_requirements
 from arkinfer_ort.wire import ExternalTensor, with_initializers
 
-_MALFORMED = (AttributeError, LookupError, TypeError, ValueError)
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What reading a section raises that the compiler did not write."""
 
 
@@ -49,7 +50,7 @@ class OnnxRuntimeExecutor:
             graph = with_initializers(artifact.read(config["model"]), tensors)
             places = _places(artifact, config) if options.observe else None
             caches = _caches(section)
-            facts = [int(config[name]) for name in ("vocab_size", "context", "chunk")]
+            facts = [count(config[name]) for name in ("vocab_size", "context", "chunk")]
         except _MALFORMED as error:
             raise _unreadable(artifact, error) from error
         model = Model(graph, folder, options.threads or physical_cores())
@@ -75,9 +76,12 @@ def _check_runtime(section: Section) -> None:
     check_requirements(section.requires, onnxruntime.__version__)
 
 
+_CACHE_DTYPES = {name: np.dtype(name) for name in ("float32", "float16", "int8", "uint8")}
+
+
 def _caches(section: Section) -> tuple[Cache, ...]:
     return tuple(
-        Cache(c["name"], c["heads"], c["size"], np.dtype(c["dtype"]))
+        Cache(str(c["name"]), count(c["heads"]), count(c["size"]), _CACHE_DTYPES[c["dtype"]])
         for c in section.config["caches"]
     )
 

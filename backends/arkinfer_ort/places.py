@@ -9,6 +9,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from arkinfer.limits import parse_json
+
 
 @dataclass(frozen=True)
 class Place:
@@ -50,7 +52,7 @@ class Places:
         Raises:
             ValueError, LookupError, TypeError, AttributeError: it is not what `to_json` writes.
         """
-        facts: dict[str, Any] = json.loads(data)
+        facts: dict[str, Any] = parse_json(data)
         values = tuple(
             Place(str(v["value"]), str(v["tensor"]), tuple(map(int, v["row"])), bool(v["cache"]))
             for v in facts["values"]

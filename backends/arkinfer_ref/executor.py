@@ -16,6 +16,7 @@ import numpy.typing as npt
 from arkinfer import ir
 from arkinfer.artifact import Artifact, Section
 from arkinfer.errors import ArtifactError, InternalError
+from arkinfer.limits import count
 from arkinfer.packing import QuantizedTensor
 from arkinfer.runtime.contract import (
     Demand,
@@ -32,7 +33,9 @@ from arkinfer.runtime.contract import (
     closed,
 )
 
-_MALFORMED = (InternalError, AttributeError, LookupError, TypeError, ValueError)
+_MALFORMED = (
+    ArithmeticError, AttributeError, InternalError, LookupError, TypeError, ValueError
+)  # fmt: skip
 """What reading a section raises that the compiler did not write."""
 
 
@@ -70,6 +73,8 @@ class ReferenceExecutor:
 def _module(artifact: Artifact, section: Section) -> ir.Module:
     module = ir.parse_module(artifact.read(section.config["ir"]).decode())
     ir.verify_module(module)
+    for name in ("vocab_size", "context", "chunk"):
+        count(module.attributes[name])
     return module
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from arkinfer.errors import ArtifactError, DeviceError
+from arkinfer.limits import count
 from arkinfer.runtime.contract import (
     Demand,
     FloatArray,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 NAME = "tvm"
 TOKENS, ROWS, LOGITS = "tokens", "rows", "logits"
 
-_MALFORMED = (AttributeError, LookupError, TypeError, ValueError)
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What reading a section raises that the compiler did not write."""
 
 
@@ -72,6 +73,9 @@ class TvmExecutor:
         library = Library(code, f"libarkinfer-{digest[:16]}.so", threads)
         try:
             return TvmExecutable(Bound(program, library, weights), library, config, seen)
+        except _MALFORMED as error:
+            library.close()
+            raise _unreadable(artifact, error) from error
         except BaseException:
             library.close()
             raise
@@ -169,9 +173,9 @@ class TvmExecutable:
         config: Mapping[str, Any],
         seen: list[Seen] | None = None,
     ) -> None:
-        self.vocab_size: int = config["vocab_size"]
-        self.max_context: int = config["context"]
-        self.chunk: int = config["chunk"]
+        self.vocab_size = count(config["vocab_size"])
+        self.max_context = count(config["context"])
+        self.chunk = count(config["chunk"])
         self.threads = library.threads
         self._symbols: dict[str, str] = config["symbols"]
         self.features: frozenset[str] = frozenset()

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
+from arkinfer.limits import LARGEST_DIM, count, parse_json
+
 INTERFACE = 1
 """Raised when programs or the launcher change so that an older executor cannot run them."""
 
@@ -77,18 +79,43 @@ class Program:
 
     @classmethod
     def from_json(cls, data: bytes) -> Program:
-        """The inverse of `to_json`."""
-        facts: dict[str, Any] = json.loads(data)
-        return cls(
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError, TypeError, LookupError, AttributeError: it is not what that writes.
+        """
+        facts: dict[str, Any] = parse_json(data)
+        program = cls(
             dims=tuple(
-                Dimension(tuple((n, f) for n, f in d["terms"]), d["constant"])
+                Dimension(tuple((str(n), int(f)) for n, f in d["terms"]), int(d["constant"]))
                 for d in facts["dims"]
             ),
             operands=tuple(Operand(kind, key) for kind, key in facts["operands"]),
-            calls=tuple((name, tuple(arguments)) for name, arguments in facts["calls"]),
-            caches=tuple(Cache(**cache) for cache in facts["caches"]),
+            calls=tuple((str(name), tuple(arguments)) for name, arguments in facts["calls"]),
+            caches=tuple(
+                Cache(count(c["heads"]), count(c["size"]), c["dtype"]) for c in facts["caches"]
+            ),
             scratch=facts["scratch"],
         )
+        program.check()
+        return program
+
+    def check(self) -> None:
+        """Raises ValueError where one part refers to another that is not there."""
+        ends = {"dim": len(self.dims), "scratch": self.scratch + 1, "cache": len(self.caches)}
+        if type(self.scratch) is not int or not 0 <= self.scratch < LARGEST_DIM:
+            raise ValueError("its scratch memory has no size")
+        for kind, key in ((operand.kind, operand.key) for operand in self.operands):
+            known = isinstance(key, str) if kind in ("weight", "port") else kind in ends
+            if not known or (isinstance(key, int) and not 0 <= key < ends.get(kind, 0)):
+                raise ValueError(f"it has no {kind} {key}")
+            if kind in ends and type(key) is not int:
+                raise ValueError(f"its {kind} {key} is no number")
+        for name, arguments in self.calls:
+            if any(type(i) is not int or not 0 <= i < len(self.operands) for i in arguments):
+                raise ValueError(f"the call of {name} has an operand that is not there")
+        if any(cache.dtype not in ("float32", "int8") for cache in self.caches):
+            raise ValueError("a cache is of an unknown type")
 
 
 @dataclass(frozen=True)
@@ -124,7 +151,7 @@ def seen_to_json(values: Sequence[Seen]) -> bytes:
 
 def seen_from_json(data: bytes) -> list[Seen]:
     """The inverse of `seen_to_json`."""
-    facts: list[dict[str, Any]] = json.loads(data)
+    facts: list[dict[str, Any]] = parse_json(data)
     for f in facts:
         f["place"], f["count"] = Operand(**f["place"]), Operand(**f["count"])
         f["row"] = tuple(f["row"])

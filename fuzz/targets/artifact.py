@@ -27,7 +27,7 @@ def seeds() -> list[bytes]:
 
 def one(data: bytes) -> None:
     kind, content = data[:1], data[1:]
-    path = file("f.ark", content if kind == bytes([_WHOLE]) else around(content))
+    path = file("f.ark", content if kind == bytes([_WHOLE]) else around(content, _ONE))
     with refusing(ArtifactError), open_artifact(path) as artifact:
         for entry in artifact.entries():
             artifact.read(entry.name)
@@ -38,11 +38,14 @@ def one(data: bytes) -> None:
         verify_artifact(path)
 
 
-def around(manifest: bytes) -> bytes:
-    """A file whose layout is right and whose entries are one of 16 bytes and the manifest."""
-    data, parts = b"0123456789abcdef", b""
+_ONE = {"weights/t": b"0123456789abcdef"}
+
+
+def around(manifest: bytes, others: dict[str, bytes]) -> bytes:
+    """A file whose layout is right, with these entries and the manifest."""
+    parts = b""
     entries: list[Entry] = []
-    for name, content in (("weights/t", data), ("manifest.json", manifest)):
+    for name, content in {**others, "manifest.json": manifest}.items():
         entry = Entry(name, len(parts), len(content), zlib.crc32(content))
         parts += local_header(entry) + content
         entries.append(entry)

@@ -8,13 +8,11 @@ from arkinfer.errors import ArtifactError, UnsupportedError
 from arkinfer.runtime.tokenizer import Tokenizer
 from fuzz.files import refusing
 
-DICTIONARY = [
-    *"""normalizer pre_tokenizer decoder model added_tokens Sequence Split Replace Prepend Regex
-    String pattern content behavior ByteLevel Metaspace prepend_scheme first never always BPE
-    Unigram WordLevel WordPiece merges vocab byte_fallback special normalized lstrip ByteFallback Fuse Strip
-    NFKC Precompiled unk_token type id""".split(),
-    "a+", "(?:a|b)", "\\p{L}+", "\\s+(?!\\S)", "[^\\r\\n]", "\ufdd0",
-]  # fmt: skip
+_WORDS = """normalizer pre_tokenizer decoder model added_tokens Sequence Split Replace Prepend Regex
+ String pattern content behavior ByteLevel Metaspace prepend_scheme first never always BPE Unigram
+ WordLevel WordPiece merges vocab byte_fallback special normalized lstrip ByteFallback Fuse Strip
+ NFKC Precompiled unk_token type id a+ (?:a|b) \\p{L}+ \\s+(?!\\S) [^\\r\\n]"""
+DICTIONARY = [*_WORDS.split(), "\ufdd0"]
 IS_JSON = True
 LENGTH = 6000
 _GPT4 = (
