@@ -282,7 +282,7 @@ def _manifest(checkpoint: Checkpoint, prepared: Prepared) -> dict[str, Any]:
             checkpoint.raw_config,
             checkpoint.generation,
             checkpoint.tokenizer_config,
-            json.loads(tokenizer),
+            checkpoint.tokenizer_facts,
             checkpoint.chat_template,
         ),
         "generation": generation_facts(checkpoint.generation),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -131,7 +130,7 @@ def text_tokens(checkpoint: Checkpoint, vocab_size: int) -> list[int]:
     source = checkpoint.tokenizer_json
     template = checkpoint.chat_template
     bos = bos_token(
-        checkpoint.raw_config, checkpoint.tokenizer_config, json.loads(source), template
+        checkpoint.raw_config, checkpoint.tokenizer_config, checkpoint.tokenizer_facts, template
     )
     tokens = Tokenizer(source, bos=bos).encode(TEXT)
     if max(tokens) >= vocab_size:

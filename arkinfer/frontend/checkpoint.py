@@ -20,7 +20,15 @@ import numpy.typing as npt
 from arkinfer.errors import CheckpointError, UnsupportedError, UsageError
 from arkinfer.frontend import safetensors_files, torch_bin
 from arkinfer.frontend.slots import Slot, SlotReader
-from arkinfer.limits import JSON_BYTES, TEXT_BYTES, TOKENIZER_BYTES, LimitError, parse_json
+from arkinfer.limits import (
+    JSON_BYTES,
+    JSON_VALUES,
+    TEXT_BYTES,
+    TOKENIZER_BYTES,
+    TOKENIZER_VALUES,
+    LimitError,
+    parse_json,
+)
 from arkinfer.models.config import ModelConfig, parse_config
 
 _FORMATS: dict[str, Callable[[Path], dict[str, Slot]]] = {
@@ -96,6 +104,15 @@ class Checkpoint:
                 ".save_pretrained(folder).",
             )
         return _read_bytes(file, TOKENIZER_BYTES)
+
+    @property
+    def tokenizer_facts(self) -> dict[str, Any]:
+        """tokenizer.json as a JSON object.
+
+        Raises:
+            CheckpointError: there is none, or it is none.
+        """
+        return _object("tokenizer.json", self.tokenizer_json, TOKENIZER_BYTES, TOKENIZER_VALUES)
 
     def names(self) -> list[str]:
         """Every tensor of the model, in the model's order."""
@@ -328,20 +345,20 @@ def _chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | N
 
 def _read_json(file: Path) -> dict[str, Any]:
     """A JSON object; empty if the file does not exist."""
-    if not file.is_file():
-        return {}
+    return _object(file.name, _read_bytes(file, JSON_BYTES)) if file.is_file() else {}
+
+
+def _object(
+    name: str, data: bytes, most: int = JSON_BYTES, values: int = JSON_VALUES
+) -> dict[str, Any]:
     try:
-        content = parse_json(_read_bytes(file, JSON_BYTES))
+        content = parse_json(data, most=most, values=values)
     except LimitError as error:
         raise CheckpointError(
-            f"{file.name} cannot be read",
-            f"Reason: {error}",
-            f"Correct {file.name} or download it again.",
+            f"{name} cannot be read", f"Reason: {error}", f"Correct {name} or download it again."
         ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{file.name} is not a JSON object", "", f"Download {file.name} again."
-        )
+        raise CheckpointError(f"{name} is not a JSON object", "", f"Download {name} again.")
     return cast("dict[str, Any]", content)
 
 

@@ -67,7 +67,8 @@ def seeds() -> list[bytes]:
             "initializers": [{"name": "w", "tensor": "w", "dtype": "float32", "dims": [4, 4]}],
         },
         "tvm": {**_SIZES, "interface": INTERFACE, "platform": platform_name(), "isa": "x",
-                "cpu_flags": [], "program": "backends/tvm/a", "library": "backends/tvm/b", "symbols": {}},
+                "cpu_flags": [], "program": "backends/tvm/a", "library": "backends/tvm/b",
+                "symbols": {}},
         "text": _IR, "program": program, "seen": [seen], "places": places,
         "requires": {"onnxruntime": ">=1.23,<9"},
     }  # fmt: skip
