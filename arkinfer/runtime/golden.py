@@ -5,7 +5,6 @@ Knows no backend and no tolerance; `arkinfer.compiler.golden` writes the entry.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +16,13 @@ import numpy.typing as npt
 from arkinfer.artifact import Artifact
 from arkinfer.artifact.schema import Schema, problem
 from arkinfer.errors import ArtifactError
+from arkinfer.limits import parse_json
 from arkinfer.runtime.contract import Executable, FloatArray, IntArray
 from arkinfer.runtime.fingerprint import PRINTS, Print
 
 ENTRY = "golden.json"
 FORMAT = 1
-MAX_BYTES = 8 << 20
+MAX_BYTES, MOST_VALUES = 8 << 20, 1_000_000
 PIECES = 3
 """A long prompt is read in as many steps at least, so that its caches are appended to."""
 
@@ -162,7 +162,7 @@ def read_golden(artifact: Artifact, vocab_size: int) -> Golden | None:
         return None
     try:
         return _read(artifact.read(ENTRY), vocab_size, artifact.manifest["context"])
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ArtifactError(
             f'The golden vectors of "{artifact.path}" cannot be read',
             f"{error}",
@@ -171,9 +171,7 @@ def read_golden(artifact: Artifact, vocab_size: int) -> Golden | None:
 
 
 def _read(data: bytes, vocab_size: int, context: int) -> Golden:
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"{ENTRY} is larger than {MAX_BYTES:,} bytes")
-    facts: Any = json.loads(data)
+    facts: Any = parse_json(data, most=MAX_BYTES, values=MOST_VALUES)
     if found := problem(facts, SCHEMA, ENTRY):
         raise ValueError(found)
     if facts["format"] != FORMAT:

@@ -28,8 +28,6 @@ MOST_ADDED = 20_000
 LONGEST_SPECIAL = 256
 """Characters of an added token; 30 are many."""
 LONGEST_PATTERN = 2000
-MOST_UNBOUNDED = 2
-"""`*`, `+` and `{n,}` in one alternative of a pattern: each one more is a power more of time."""
 
 _NORMALIZERS = frozenset(
     {"Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Prepend", "Replace", "Strip", "StripAccents"}
@@ -85,10 +83,10 @@ def unless_interrupt(error: BaseException, other: ArtifactError) -> BaseExceptio
 
 
 def check_pattern(pattern: str) -> None:
-    """Refuses a regular expression that can take exponential time, or a high power of the text.
+    """Refuses a regular expression that takes more than linear time at one place of a text.
 
-    Accepted: alternatives with at most `MOST_UNBOUNDED` unbounded repeats each, where only a
-    repeated group that has neither repeats nor alternatives in it may be repeated. All published
+    Accepted: in each branch at most one unbounded repeat (`*`, `+`, `{n,}`) that something may
+    still fail after, and no repeat of a group that has repeats or branches in it. All published
     patterns of GPT-2 to GPT-4o, Llama 3, Qwen and DeepSeek are of this kind.
 
     Raises:
@@ -102,15 +100,11 @@ def check_pattern(pattern: str) -> None:
         before, ended, twice, repeated = ended, None, repeated, False
         if kind in ("refused", "unclosed") or (kind == "close" and len(groups) == 1):
             raise _pattern(pattern, f'It has "{text}"')
-        if kind == "open":
-            groups.append(_Group())
-        elif kind == "close":
+        if kind == "close":
             ended = groups.pop()
-            groups[-1].unbounded += max(ended.unbounded, ended.most)
-            groups[-1].varies |= ended.varies
+            groups[-1].take(ended)
         elif kind == "branch":
-            group.most, group.unbounded = max(group.most, group.unbounded), 0
-            group.varies = True
+            group.branch()
         elif kind == "repeat":
             if text != "?" and before is not None and before.varies:
                 raise _pattern(pattern, "It repeats a group that repeats or branches in itself")
@@ -118,20 +112,62 @@ def check_pattern(pattern: str) -> None:
                 raise _pattern(pattern, "It repeats a repeat")
             if max(map(int, re.findall("[0-9]{1,9}", text)), default=0) > 256:
                 raise _pattern(pattern, "It repeats something more than 256 times")
-            group.unbounded += not twice and (text in ("*", "+") or text.endswith(",}"))
             group.varies = repeated = True
-        if groups[-1].unbounded > MOST_UNBOUNDED:
-            why = f"It has more than {MOST_UNBOUNDED} unbounded repeats in one branch"
-            raise _pattern(pattern, why)
+            if not twice:
+                group.repeat(text)
+        elif kind != "flags":
+            group.item()
+            if kind == "open":
+                groups.append(_Group())
+        if groups[0].failing > 1 or groups[-1].failing > 1:
+            raise _pattern(pattern, "Two unbounded repeats stand before something that may fail")
+    groups[0].settle()
+    if groups[0].failing > 1:
+        raise _pattern(pattern, "Two unbounded repeats stand before something that may fail")
 
 
 @dataclass
 class _Group:
-    """Unbounded repeats of its present branch, and the most of those before; whether it varies."""
+    """A group of a pattern, as far as it was read.
+
+    Attributes:
+        unbounded: repeats of its present branch.
+        most: those of the branch that has most.
+        pending: repeats before the last item, which may turn out to be optional.
+        failing: the most repeats that stand before something that may fail.
+        varies: whether it repeats or branches.
+    """
 
     unbounded: int = 0
     most: int = 0
+    pending: int = 0
+    failing: int = 0
     varies: bool = False
+
+    def settle(self) -> None:
+        """The last item is not optional."""
+        self.failing, self.pending = max(self.failing, self.pending), 0
+
+    def item(self) -> None:
+        self.settle()
+        self.pending = self.unbounded
+
+    def repeat(self, text: str) -> None:
+        if text in ("?", "*") or text.startswith(("{0", "{,")):
+            self.pending = 0
+        self.unbounded += text in ("*", "+") or text.endswith(",}")
+
+    def branch(self) -> None:
+        self.settle()
+        self.most, self.unbounded, self.varies = max(self.most, self.unbounded), 0, True
+
+    def take(self, inner: _Group) -> None:
+        """A group in it has ended."""
+        inner.settle()
+        if inner.failing:
+            self.failing = max(self.failing, self.unbounded + inner.failing)
+        self.unbounded += max(inner.most, inner.unbounded)
+        self.varies |= inner.varies
 
 
 _TOKENS = re.compile(
