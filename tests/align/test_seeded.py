@@ -12,11 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from arkinfer import ir
 from arkinfer.align.report import Finding, Report, StageReport
 from arkinfer.artifact import verify_artifact
+from arkinfer.compiler import reuse
 from arkinfer.compiler import weights as compiler_weights
 from arkinfer.compiler.build import build
+from arkinfer.compiler.cache import Cache
+from arkinfer.frontend.trace import trace
 from arkinfer.ir import Node
+from arkinfer.models.config import ModelConfig
 from arkinfer.packing import QuantizedTensor
 from arkinfer.passes import fuse_rms_norm, fuse_rope, rewrite
 from tests.align.seeds import onnx_attribute, rewritten
@@ -41,6 +46,25 @@ def wrong_eps(like: Node, op: str, *operands: Any, **attributes: Any) -> Node:
 def turned_back(like: Node, op: str, *operands: Any, **attributes: Any) -> Node:
     attributes["factor"] *= -1 if like.loc.startswith("model.layers.1") else 1
     return rewrite.one_node(like, op, *operands, **attributes)
+
+
+def test_in_the_front_end(
+    checkpoint: Path, tmp_path: Path, aligned: Aligned, monkeypatch: pytest.MonkeyPatch
+):
+    """What is traced has another epsilon than torch."""
+    monkeypatch.setattr(reuse, "traced", traced_wrong)
+    build(checkpoint, quant="int4-g32", output=tmp_path / "m.ark")
+    where, finding = first(aligned(tmp_path / "m.ark"))
+    assert where.name == "traced"
+    assert (finding.op, finding.loc) == ("tensor.mul", "model.layers.0.post_attention_layernorm")
+
+
+def traced_wrong(config: ModelConfig, context: int, cache: Cache) -> ir.Module:
+    module = trace(config, context)
+    for node in module.nodes():
+        if node.op == "tensor.shift" and node.loc.endswith("0.post_attention_layernorm"):
+            node.attributes["by"] = 0.01
+    return module
 
 
 @pytest.mark.parametrize(
