@@ -186,6 +186,8 @@ class _Run:
         sides = ("build", "file")
         graphs = stored.graphs(artifact, section, prepared)
         self._stage("the file's graphs", sides, graphs, always=True)
+        compared = (prepared.module, prepared.lowered[0].module)
+        self.report.stages[-1].compared = sum(1 for module in compared for _ in module.nodes())
         if self.stopped:
             return
         self._doing("comparing the file's weights")

@@ -41,18 +41,6 @@ class Line:
         """The operands that are weights."""
         return [o for o in self.operands if isinstance(o, Weight)]
 
-    def same_as(self, other: Line) -> bool:
-        """Does it compute the same from the same values?"""
-        return (
-            (self.op, self.types) == (other.op, other.types)
-            and repr(self.attributes) == repr(other.attributes)
-            and len(self.operands) == len(other.operands)
-            and all(
-                a is b or (isinstance(a, Weight) and a == b)
-                for a, b in zip(self.operands, other.operands, strict=True)
-            )
-        )
-
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:

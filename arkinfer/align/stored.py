@@ -91,13 +91,15 @@ def _first_line(entry: str, text: str, module: ir.Module) -> Finding:
 
 @dataclass
 class CheckingWriter:
-    """A `SectionWriter` that compares with what a section holds; `found` is what differs.
+    """A `SectionWriter` that compares with what a section holds, and writes nothing.
 
     Attributes:
-        artifact, backend: the section.
-        weights: of the build.
-        lines: of the legalized module, to name the node that reads a weight.
+        artifact, section: what is compared.
+        weights: of the build; their digests stand for what was computed before.
+        graph: of the legalized module, to name the node that reads a weight.
+        first_only: is one difference enough?
         compared: how many tensors were compared.
+        found: what differs and may not.
         notes: what is different and may be so: files, versions.
     """
 

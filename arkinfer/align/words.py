@@ -16,7 +16,7 @@ def verdict(report: Report) -> str:
     if first is None:
         return f"{report.artifact} is aligned{other}: {_compared(report):,} comparisons hold."
     stage, finding = first
-    where = f"{finding.op or 'the file'}{f' at {finding.loc}' if finding.loc else ''}"
+    where = f"{finding.op or 'the file'}{f' in {finding.loc}' if finding.loc else ''}"
     return f"{report.artifact} leaves its model in the stage {stage.name}, at {where}."
 
 

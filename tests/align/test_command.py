@@ -48,7 +48,7 @@ def test_not_aligned(run: Run, broken: Path, tmp_path: Path):
     code, out, _ = run(broken, "--html", page)
     assert code == 1
     assert out.startswith(
-        f"{broken} leaves its model in the stage backend onnxruntime, at attn.dense at "
+        f"{broken} leaves its model in the stage backend onnxruntime, at attn.dense in "
         "model.layers.1.self_attn.\n"
     )
     report = out[out.index("\nbackend onnxruntime:\n") :]
