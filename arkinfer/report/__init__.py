@@ -4,7 +4,7 @@ Knows no command: texts, figures and where to write come from the caller. Every 
 """
 
 from arkinfer.report.charts import Bar, Series, bar_chart, line_chart
-from arkinfer.report.files import write_page, write_text
+from arkinfer.report.files import check_place, write_page, write_text
 from arkinfer.report.page import (
     Block,
     Code,
@@ -29,6 +29,7 @@ __all__ = [
     "Table",
     "Verdict",
     "bar_chart",
+    "check_place",
     "line_chart",
     "page",
     "write_page",

@@ -15,8 +15,8 @@ from itertools import groupby
 
 from arkinfer.report.scales import Scale, number, scale, scale_at
 
-WIDTH = 420
-"""Units of all pictures' width; text is 12 to 14 units high, so that it can be read at 360 px."""
+WIDTH = 380
+"""Units of all pictures' width; text is 12 to 14 units high, so that it can be read at 340 px."""
 
 _LEFT, _RIGHT, _TOP, _PLOT = 44, 14, 48, 200
 _COLOURS = 7  # of _STYLE; more series repeat them, dashed
@@ -111,9 +111,17 @@ def line_chart(
     return _svg(title, text, height, parts + legend)
 
 
-def bar_chart(title: str, unit: str, bars: Sequence[Bar]) -> str:
-    """A chart of horizontal bars, each with its label and value above it; SVG for `Figure`."""
-    axis = scale((v for b in bars for v in (b.value, b.low, b.high) if v is not None), zero=True)
+def bar_chart(title: str, unit: str, bars: Sequence[Bar], *, reference: float | None = None) -> str:
+    """A chart of horizontal bars, each with its label and value above it; SVG for `Figure`.
+
+    Args:
+        title: above the bars.
+        unit: of their values.
+        bars: from top to bottom.
+        reference: a value to compare them with, drawn as a line across each.
+    """
+    values = [v for b in bars for v in (b.value, b.low, b.high, reference) if v is not None]
+    axis = scale(values, zero=True)
     span = WIDTH - 20
 
     def place(value: float) -> float:
@@ -133,6 +141,8 @@ def bar_chart(title: str, unit: str, bars: Sequence[Bar]) -> str:
         if math.isfinite(bar.value):
             start, end = sorted((place(0.0), place(bar.value)))
             parts.append(_rect(start, top + 18, max(end - start, 1), "fill:var(--c0)"))
+        if reference is not None:
+            parts.append(f'<path class="whisker" d="M{_at(place(reference))} {top + 15}v16"/>')
         if bar.low is not None and bar.high is not None:
             parts += _whisker_across(place, bar.low, bar.high, top + 23)
         parts.append("</g>")

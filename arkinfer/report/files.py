@@ -20,14 +20,7 @@ def write_text(path: str | Path, text: str) -> None:
         UsageError: the folder is missing, or the path is no ordinary file.
         ResourceError: the folder may not be written, or the disk is full.
     """
-    target = Path(os.path.realpath(path))  # a link is followed, not replaced
-    if not target.parent.is_dir():
-        raise UsageError(
-            f'"{path}" cannot be written', f'There is no folder "{target.parent}"', "Make it first"
-        )
-    if target.exists() and not target.is_file():
-        raise UsageError(f'"{path}" cannot be written', "It is not an ordinary file",
-                         "Give the name of a file")  # fmt: skip
+    target = check_place(path)
     temporary: str | None = None
     try:
         file, temporary = tempfile.mkstemp(".tmp", f".{target.name}.", target.parent)
@@ -44,6 +37,24 @@ def write_text(path: str | Path, text: str) -> None:
         if temporary is not None:
             with suppress(OSError):
                 os.unlink(temporary)
+
+
+def check_place(path: str | Path) -> Path:
+    """The file that `write_text` would write; for asking before long work.
+
+    Raises:
+        UsageError: see `write_text`.
+    """
+    target = Path(os.path.realpath(path))  # a link is followed, not replaced
+    if not target.parent.is_dir():
+        raise UsageError(
+            f'"{path}" cannot be written', f'There is no folder "{target.parent}"', "Make it first"
+        )
+    if target.exists() and not target.is_file():
+        raise UsageError(
+            f'"{path}" cannot be written', "It is not an ordinary file", "Give the name of a file"
+        )
+    return target
 
 
 def write_page(path: str | Path, html: str) -> None:

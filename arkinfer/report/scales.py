@@ -65,12 +65,12 @@ def scale(
     return Scale(ticks[0], ticks[-1], ticks)
 
 
-def scale_at(values: Iterable[float], *, log: bool = False, most: int = 6) -> Scale:
+def scale_at(values: Iterable[float], *, log: bool = False, most: int = 10) -> Scale:
     """As `scale`; where the values themselves are few, they and no others are beside it."""
     shown = sorted({v for v in values if math.isfinite(v) and (v > 0 or not log)})
     if 2 <= len(shown) <= most:
         return Scale(shown[0], shown[-1], tuple(shown), log)
-    return scale(shown, log=log, most=most)
+    return scale(shown, log=log)
 
 
 def _step(least: float) -> float:

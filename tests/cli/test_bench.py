@@ -1,4 +1,4 @@
-"""`arkinfer bench`: what is measured, its table and its JSON."""
+"""`arkinfer bench`: what is measured, its table, its JSON and its page."""
 
 from __future__ import annotations
 
@@ -14,51 +14,70 @@ from tests.runtime.artifacts import write_artifact
 Ark = Callable[..., Any]
 
 
-def test_json_has_stable_keys(ark: Ark, model: Path):
+def test_json_has_stable_keys(ark: Ark, model: Path, tmp_path: Path):
+    saved, html = tmp_path / "run.json", tmp_path / "run.html"
     result = ark("bench", model, "--lengths", "16,32", "--depths", "0,64", "--tokens", 8,
-                 "--rounds", 2, "--threads", 1, "--json")  # fmt: skip
-    assert (result.code, result.err) == (0, "")
+                 "--launches", 2, "--rounds", 2, "--threads", 1, "-o", saved, "--html", html,
+                 "--json")  # fmt: skip
+    assert result.code == 0, result.err
     facts = json.loads(result.out)
     assert list(facts) == [
-        "path", "backend", "threads", "section_bytes", "load_seconds", "rss", "rounds", "results",
+        "path", "digest", "backend", "threads", "section_bytes", "launches", "rounds",
+        "first_token", "load", "rss", "results", "environment",
     ]  # fmt: skip
     assert [(r["kind"], r["tokens"], r["depth"]) for r in facts["results"]] == [
         ("prefill", 16, 0), ("prefill", 32, 0), ("decode", 8, 0), ("decode", 8, 64),
     ]  # fmt: skip
     for row in facts["results"]:
         rate = row["tokens_per_second"]
-        assert 0 < rate["min"] <= rate["median"] <= rate["max"]
-        assert len(row["seconds"]) == 2
-    assert 0 < facts["rss"]["before"] <= facts["rss"]["peak"]
-    assert facts["rss"]["loaded"] <= facts["rss"]["peak"]
+        order = [rate[k] for k in ("min", "lower_quartile", "median", "upper_quartile", "max")]
+        assert order == sorted(order)
+        assert order[0] > 0
+        assert [len(launch) for launch in row["seconds"]] == [2, 2]
+    assert 0 < facts["rss"]["before"] <= facts["rss"]["loaded"] <= facts["rss"]["peak"]
     assert (facts["path"], facts["backend"], facts["threads"]) == (str(model), "bigram", 1)
+    assert list(facts["environment"]) == ["before", "after", "disturbed"]
+    assert facts["environment"]["before"]["python"]
+    assert json.loads(saved.read_text()) == facts
+    assert html.read_text().count("<svg") == 2
 
 
 def test_the_table(ark: Ark, model: Path):
     out = ark("bench", model, "--quick", "--tokens", 4).out
     lines = out.splitlines()
-    assert lines[0] == f"{model} on bigram, threads: as the backend likes, rounds: 3"
-    assert lines[1].startswith("load    ")
-    assert lines[2].startswith("memory  ")
-    assert lines[4].split() == ["tokens", "depth", "tok/s", "slowest", "fastest"]
-    assert [line.split()[:3] for line in lines[5:]] == [
+    assert lines[0] == f"{model} on bigram, threads: as the backend likes, launches: 1 of 3 rounds"
+    assert lines[1].startswith("first   ")
+    assert lines[2].startswith("load    ")
+    assert lines[3].startswith("memory  ")
+    assert lines[4].startswith("machine ")
+    start = lines.index("") + 1
+    assert lines[start].split()[:3] == ["tokens", "depth", "tok/s"]
+    assert [line.split()[:3] for line in lines[start + 1 :]] == [
         ["prefill", "128", "0"], ["decode", "4", "0"],
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("context", "expected"),
+    ("context", "options", "expected"),
     [
-        (64, [("prefill", 64, 0), ("decode", 32, 0)]),
-        (256, [("prefill", 128, 0), ("decode", 32, 0)]),
-        (2048, [("prefill", 128, 0), ("prefill", 512, 0), ("decode", 32, 0), ("decode", 32, 1024)]),
+        (64, [], [("prefill", 64, 0), ("decode", 32, 0)]),
+        (2048, [], [("prefill", 128, 0), ("prefill", 512, 0), ("decode", 32, 0),
+                    ("decode", 32, 1024)]),
+        (1024, ["--curve"], [*(("prefill", 32 << n, 0) for n in range(6)), ("decode", 32, 0),
+                             ("decode", 32, 512)]),
     ],
-)
+)  # fmt: skip
 def test_defaults_fit_the_context(
-    ark: Ark, tmp_path: Path, site: Path, context: int, expected: list[tuple[str, int, int]]
+    ark: Ark,
+    tmp_path: Path,
+    site: Path,
+    context: int,
+    options: list[str],
+    expected: list[tuple[str, int, int]],
 ):
-    path = write_artifact(tmp_path / "c.ark", context=context)
-    facts = json.loads(ark("bench", path, "--rounds", 1, "--json").out)
+    path = write_artifact(tmp_path / "c.ark", context=context, chunk=512)
+    result = ark("bench", path, "--rounds", 1, "--launches", 1, "--json", *options)
+    facts = json.loads(result.out)
     assert [(r["kind"], r["tokens"], r["depth"]) for r in facts["results"]] == expected
 
 
@@ -73,9 +92,31 @@ def test_defaults_fit_the_context(
         (["--depths", "250"], "A decode of 32 tokens at depth 250 does not fit. The context "
          "holds 256 tokens. Give shorter lengths or depths."),
         (["--rounds", "0"], "There cannot be 0 rounds. Give at least 1."),
+        (["--launches", "0"], "There cannot be 0 launches. Give at least 1."),
         (["--tokens", "0"], "A number of tokens cannot be 0. Give at least 1."),
+        (["--threads", "0"], "threads cannot be 0. Give at least 1."),
+        (["--backend", "x"], 'The artifact has no section for the backend "x". It was built for: '
+         "bigram. Name one of these, or build it for that backend."),
     ],
 )  # fmt: skip
 def test_requests_that_cannot_be_met(ark: Ark, model: Path, options: list[str], text: str):
     result = ark("bench", model, *options)
     assert (result.code, result.out, result.err) == (2, "", f"error: {text}\n")
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(ark: Ark, model: Path):
+    result = ark("bench", model, "-o", "none/x.json", "--rounds", "1000000")
+    assert result.code == 2
+    assert result.err.startswith('error: "none/x.json" cannot be written. There is no folder "')
+
+
+def test_help_knows_both_commands(ark: Ark):
+    assert ark("bench", "--help").out.startswith("Usage: arkinfer bench [OPTIONS] ")
+    assert "arkinfer bench compare --help" in ark("bench", "--help").out
+    assert ark("bench", "compare", "--help").out.startswith(
+        "Usage: arkinfer bench compare [OPTIONS] "
+    )
+    missing = ark("bench")
+    assert (missing.code, missing.err) == (
+        2, "error: Missing argument 'FILE'. See \"arkinfer bench --help\".\n",
+    )  # fmt: skip
