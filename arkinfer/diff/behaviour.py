@@ -15,6 +15,7 @@ import numpy as np
 from arkinfer.errors import ArkError, InternalError
 from arkinfer.runtime.contract import FloatArray
 from arkinfer.runtime.engine import Engine, load
+from arkinfer.runtime.golden import read_golden
 
 if TYPE_CHECKING:
     from arkinfer.artifact import Artifact
@@ -28,7 +29,10 @@ PROMPTS = {
     "has to be returned in time.",
     "code": "def mean(values: list[float]) -> float:\n    return sum(values) / len(values)\n",
 }
-"""Read by both models where an artifact brings no prompts of its own."""
+"""Read by both models where the first artifact has no golden vectors."""
+
+LONGEST = 512
+"""Tokens of a prompt that are compared: the logits of all of them are held at once."""
 
 _ROWS = 64  # logits that are turned to float64 at a time
 
@@ -118,7 +122,7 @@ def compare_behaviour(
     for index, artifact in enumerate((a, b)):
         try:
             with load(artifact.path, backend=backend, threads=threads) as engine:
-                prompts = prompts or _prompts(engine, min(_context(a), _context(b)))
+                prompts = prompts or _prompts(engine, a, min(_context(a), _context(b)))
                 said.append(_run(engine, prompts, index, progress))
                 decode = engine.tokenizer.decode
                 if index:
@@ -138,9 +142,12 @@ def _bytes(artifact: Artifact, entry: str) -> bytes | None:
     return artifact.read(entry) if entry in artifact else None
 
 
-def _prompts(engine: Engine, context: int) -> dict[str, list[int]]:
-    """Token ids by name, short enough that both can answer."""
-    room = max(1, context - ANSWER)
+def _prompts(engine: Engine, artifact: Artifact, context: int) -> dict[str, list[int]]:
+    """Token ids by name: the golden prompts, short enough that both can answer."""
+    room = max(1, min(LONGEST, context - ANSWER))
+    golden = read_golden(artifact, engine.vocab_size)
+    if golden is not None:
+        return {name: ids[:room].tolist() for name, ids in golden.prompts.items()}
     return {name: engine.tokenizer.encode(text)[:room] for name, text in PROMPTS.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,25 @@ def test_a_context_that_is_hardly_long_enough(tmp_path: Path):
     )
     assert [prompt.tokens for prompt in found.prompts] == [8, 8]
     assert found.agreement == 1.0
+
+
+def test_golden_prompts_are_what_is_compared(tmp_path: Path):
+    """Those of the first file; a long one is cut."""
+    row = {"position": 0, "logsumexp": 0.0, "spread": 1.0, "ids": [1], "logits": [0.0]}
+    golden = {
+        "format": 1,
+        "prompts": {"short": [1, 5, 9], "long": [7] * 240},
+        "answers": [{"weights": "reference", "prompt": "short", "rows": [row]}],
+        "values": {},
+    }
+    entries = {"golden.json": json.dumps(golden).encode()}
+    found = compared(
+        write_artifact(tmp_path / "a.ark", entries=entries), write_artifact(tmp_path / "b.ark")
+    )
+    assert [(p.name, p.tokens) for p in found.prompts] == [("short", 3), ("long", 256 - ANSWER)]
+    entries = {"golden.json": b"{}"}
+    damaged = write_artifact(tmp_path / "c.ark", entries=entries)
+    assert "golden vectors of" in compared(damaged, tmp_path / "b.ark").why
 
 
 def test_other_tokenizers(tmp_path: Path):

@@ -34,6 +34,7 @@ def write_artifact(
     seed: int = 0,
     backends: tuple[str, ...] = ("bigram",),
     requires: dict[str, str] | None = None,
+    entries: dict[str, bytes] | None = None,
     **facts: Any,
 ) -> Path:
     """An artifact with a trained tokenizer and no weights; `facts` go into the manifest."""
@@ -42,6 +43,8 @@ def write_artifact(
             writer.add_bytes("tokenizer.json", FAMILIES[family]().encode())
         if template is not None:
             writer.add_bytes("chat_template.jinja", template.encode())
+        for name, data in (entries or {}).items():
+            writer.add_bytes(name, data)
         for backend in backends:
             config = {"chunk": chunk, "seed": seed}
             writer.add_section(Section(backend, config, requires or {}, ()))
