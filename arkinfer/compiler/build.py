@@ -164,7 +164,7 @@ def _build(
     with ArtifactWriter(path) as artifact:  # first: a wrong place is told at once
         prepared = prepare(
             options, checkpoint, cache=cache, dump_ir=dump_ir, on_stage=stages.start,
-            on_calibrated=stages.so_far("calibrating the cache"),
+            on_part=stages.part,
         )  # fmt: skip
         least = sum(nbytes(weight) for weight in prepared.stored_weights())
         check_disk(least, path)
@@ -172,8 +172,8 @@ def _build(
         _write_texts(artifact, checkpoint, prepared)
         _write_sections(artifact, prepared, stages, cache, weights)
         stages.start("computing golden vectors")
-        tell = stages.so_far("computing golden vectors")
-        artifact.add_bytes(GOLDEN, golden_vectors(artifact, checkpoint, prepared, tell))
+        golden = golden_vectors(artifact, checkpoint, prepared, stages.part)
+        artifact.add_bytes(GOLDEN, golden)
         report = _report(path, checkpoint, prepared)
         facts = {k: v for k, v in report.to_json().items() if k not in _OF_THIS_RUN}
         artifact.add_bytes("report.json", (json.dumps(facts, indent=1) + "\n").encode())
@@ -206,16 +206,18 @@ def _write_sections(
     stored = prepared.stored_weights()
     numbers = {weight.name: number for number, weight in enumerate(stored, 1)}
     total = sum(map(nbytes, stored))
-    tell = stages.so_far("writing weights", "bytes")
     for lowered in prepared.lowered:
         stages.start(f"compiling for {lowered.compiler.name}")
         done = 0
 
         def written(size: int) -> None:
             nonlocal done
-            done += size
-            tell(done, total)
+            before, done = done, done + size
             cache.keep_free(max(0, total - done))
+            if before < total:
+                stages.written(done, total)
+                if done >= total:  # kernels may be compiled now, which takes its time, too
+                    stages.go_on()
 
         def begun(weight: Weight) -> None:
             verb = "quantizing" if isinstance(weight.type, QuantizedType) else "writing"

@@ -164,7 +164,7 @@ def prepare(
     cache: Cache | None = None,
     dump_ir: str | Path | None = None,
     on_stage: Callable[[str], None] = lambda stage: None,
-    on_calibrated: Callable[[int, int], None] = lambda done, total: None,
+    on_part: Callable[[int, int], None] = lambda done, total: None,
     watch: Watch = unwatched,
 ) -> Prepared:
     """Traces and compiles the graph; reads no weight, unless to calibrate an int8 cache.
@@ -175,7 +175,7 @@ def prepare(
         cache: may have the traced graph and the scales of an int8 cache.
         dump_ir: a folder for the IR after each pass.
         on_stage: told what is done next.
-        on_calibrated: told how many of how many matrices calibration went through.
+        on_part: told how many of how many parts of that are done, where they can be counted.
         watch: shown every state of the module.
 
     Raises:
@@ -200,7 +200,16 @@ def prepare(
     on_stage("optimizing the graph")
     folder = None if dump_ir is None else Path(dump_ir)
     store = None if options.dtype is None else DTYPES[options.dtype]
-    _run(module, standard_pipeline(options.quant, store), folder, watch)
+    passes = standard_pipeline(options.quant, store)
+    ran = 0
+
+    def watched(step: str, module: ir.Module) -> None:
+        nonlocal ran
+        ran += 1
+        on_part(ran, len(passes))
+        watch(step, module)
+
+    _run(module, passes, folder, watched)
     chunk = min(options.chunk, context)
     module.attributes |= {"context": context, "chunk": chunk, "vocab_size": config.vocab_size}
     fused = module
@@ -212,7 +221,7 @@ def prepare(
     dtype = options.dtype or _user_dtype(leaves.dtype("model.embed_tokens.weight"))
     if options.kv == "int8":
         on_stage("calibrating the cache")
-        scaled = calibrated(fused, leaves, checkpoint, cache=cache, on_progress=on_calibrated)
+        scaled = calibrated(fused, leaves, checkpoint, cache=cache, on_progress=on_part)
         return Prepared(options, module, lowered, scaled, context, dtype, original)
     return Prepared(options, module, lowered, leaves, context, dtype, original)
 

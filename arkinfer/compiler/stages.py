@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -66,18 +65,22 @@ class Stages:
             self.seconds[self._stage] = round(self.seconds.get(self._stage, 0) + spent, 3)
             self._stage = ""
 
+    def go_on(self) -> None:
+        """Tells that the stage is not over, after a part of it that was counted."""
+        self._on_progress(Progress(self._stage, seconds=self._expected(self._stage)))
+
     def doing(self, what: str) -> None:
         """Notes a finer step of the stage, in case it is the last one."""
         if self._journal is not None:
             self._journal.note(what)
 
-    def so_far(self, stage: str, unit: str = "") -> Callable[[int, int], None]:
-        """What to call with how much of how much of a stage is done."""
+    def part(self, done: int, total: int) -> None:
+        """Tells how many of how many parts of the stage are done."""
+        self._on_progress(Progress(self._stage, done, total))
 
-        def tell(done: int, total: int) -> None:
-            self._on_progress(Progress(stage, min(done, total), total, unit))
-
-        return tell
+    def written(self, done: int, total: int) -> None:
+        """Tells how many of how many bytes of weights are in the file."""
+        self._on_progress(Progress("writing weights", min(done, total), total, "bytes"))
 
     def note(self, sentence: str) -> None:
         """Tells something that is worth keeping."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from arkinfer.compiler.cache import Cache, key_of
+from arkinfer.compiler.journal import Journal
 from arkinfer.testing import make_checkpoint
 
 Ark = Callable[..., Any]
@@ -97,9 +98,22 @@ def test_no_cache_to_look_at(ark: Ark, tmp_path: Path, monkeypatch: pytest.Monke
     )
 
 
-def test_a_build_says_what_it_reused(ark: Ark, tmp_path: Path):
+def test_a_build_says_what_it_reused(ark: Ark, tmp_path: Path, own_cache: Path):
+    """And how the last one ended: on standard error, and in its JSON."""
     model = make_checkpoint("tiny", 0, tmp_path / "tiny")
-    command = ("build", model, "-o", tmp_path / "m.ark")
+    output = tmp_path / "m.ark"
+    command = ("build", model, "-o", output)
     assert "reused" not in ark(*command).out
     assert "\nreused    11 of 11 quantized matrices, from the cache\n" in ark(*command).out
-    assert "reused" not in ark(*command, "--no-cache").out
+    journal = Journal(own_cache / "builds", output)
+    journal.note("quantizing model.layers.1.mlp.up_proj.weight.int4-g128 (weight 9 of 17)")
+    os.close(journal._file)  # as the end of its process would
+    sentence = (
+        f'The last build of "{output}" was killed while quantizing '
+        "model.layers.1.mlp.up_proj.weight.int4-g128 (weight 9 of 17); what it had finished is "
+        "reused."
+    )
+    result = ark(*command, "--json")
+    assert result.err == f"note: {sentence}\n"
+    facts = json.loads(result.out)
+    assert (facts["notes"], facts["reused"]) == ([sentence], 11)
