@@ -161,15 +161,15 @@ def _print(facts: dict[str, Any], *, every: bool) -> None:
     step, total = facts["step"], facts["kernels_seconds"] + facts["outside_seconds"]
     print(clean(f"{facts['path']} on {facts['backend']}, threads: {facts['threads']}, "
                 f"rounds: {facts['rounds']}"))  # fmt: skip
-    print(f"step      {what(facts)}: {_ms(step['seconds'])} without the profiler "
-          f"({_ms(step['min'])} to {_ms(step['max'])})")  # fmt: skip
-    print(f"profile   {_ms(facts['kernels_seconds'])} in kernels, "
-          f"{_ms(facts['outside_seconds'])} outside of them: together "
+    print(f"step      {what(facts)}: {ms(step['seconds'])} without the profiler "
+          f"({ms(step['min'])} to {ms(step['max'])})")  # fmt: skip
+    print(f"profile   {ms(facts['kernels_seconds'])} in kernels, "
+          f"{ms(facts['outside_seconds'])} outside of them: together "
           f"{100 * facts['agreement']:.1f} % of the step")  # fmt: skip
     if profiler["added_seconds"]:
-        print(f"profiler  says {_ms(profiler['kernels_seconds'])} in kernels; "
-              f"{_ms(profiler['added_seconds'])} that it takes itself are off "
-              f"(expected: {_ms(profiler['expected_seconds'])})")  # fmt: skip
+        print(f"profiler  says {ms(profiler['kernels_seconds'])} in kernels; "
+              f"{ms(profiler['added_seconds'])} that it takes itself are off "
+              f"(expected: {ms(profiler['expected_seconds'])})")  # fmt: skip
     print(f"machine   {peaks_text(facts['peaks'])}")
     shown = facts["rows"]
     if not every:
@@ -237,5 +237,6 @@ def _time(seconds: float, share: float) -> tuple[str, str]:
     return f"{1e3 * seconds:,.3f}", f"{100 * share:.1f} %"
 
 
-def _ms(seconds: float) -> str:
+def ms(seconds: float) -> str:
+    """Milliseconds for people."""
     return f"{1e3 * seconds:,.3g} ms" if seconds < 1 else f"{1e3 * seconds:,.0f} ms"

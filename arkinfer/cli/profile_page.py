@@ -39,7 +39,7 @@ def write(path: str, facts: dict[str, Any], profile: Profile, peaks: Peaks) -> N
         profile: that they describe.
         peaks: of the machine.
     """
-    from arkinfer.cli.profile import FIGURES, describe, figures, peaks_text, what
+    from arkinfer.cli.profile import FIGURES, describe, figures, ms, peaks_text, what
 
     kernels = describe(profile, peaks, "kernel")["rows"]
     blocks = [
@@ -57,7 +57,7 @@ def write(path: str, facts: dict[str, Any], profile: Profile, peaks: Peaks) -> N
     title = f"Profile of {facts['path']}"
     lead = (
         f"{what(facts)} on {facts['backend']} with {facts['threads']} threads: "
-        f"{1e3 * facts['step']['seconds']:.3g} ms. Kernels and what is outside of them sum up to "
+        f"{ms(facts['step']['seconds'])}. Kernels and what is outside of them sum up to "
         f"{100 * facts['agreement']:.1f} % of the step without the profiler."
     )
     write_page(path, page(title, lead, blocks))
