@@ -33,7 +33,10 @@ from tests.docs.pages import (
 
 SLOW = {
     *(f"docs/{name}.md" for name in ("backends", "guide", "quantization")),
-    *(f"docs/commands/{name}.md" for name in ("align", "bench", "build", "cache", "profile")),
+    *(
+        f"docs/commands/{name}.md"
+        for name in ("align", "bench", "build", "cache", "diff", "profile")
+    ),
 }
 EXAMPLES = [
     pytest.param(page, marks=pytest.mark.slow if named(page) in SLOW else (), id=named(page))
@@ -198,6 +201,10 @@ def test_documented_commands_and_options_exist(page: Path):
             known = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", text))
             options = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
             assert options <= known | {"--help"}, f"{name}: {options - known}"
+
+
+def test_slow_pages_exist():
+    assert {named(page) for page in PAGES} >= SLOW
 
 
 def test_outputs_are_compared_line_by_line():
