@@ -55,6 +55,9 @@ def check_temporary(host: Host) -> list[Finding]:
 
 def _temporary(host: Host) -> Finding:
     """Compiled kernels are loaded from there, so that it must allow code."""
+    if not host.temporary().is_dir():
+        detail = f"TMPDIR names {host.temporary()}, which is no folder"
+        return Finding("temporary files", "broken", detail, ANOTHER_TMPDIR)
     found = _folder("temporary files", host.temporary(), ANOTHER_TMPDIR)
     if found.state != "ok":
         return found

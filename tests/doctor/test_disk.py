@@ -77,6 +77,13 @@ def test_a_folder_without_code(make_host: Hosts, tmp_path: Path):
         os.system(f"umount {folder}")
 
 
+def test_a_folder_for_temporary_files_that_is_not_there(make_host: Hosts, tmp_path: Path):
+    found = find(disk.check(make_host(TMPDIR=f"{tmp_path}/gone")), "temporary files")
+    assert (found.state, found.detail) == (
+        "broken", f"TMPDIR names {tmp_path}/gone, which is no folder"
+    )  # fmt: skip
+
+
 def test_a_folder_without_code_is_said(make_host: Hosts, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(disk, "_allows_code", lambda folder: False)
     found = find(disk.check(make_host()), "temporary files")
