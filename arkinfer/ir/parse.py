@@ -26,8 +26,8 @@ _KEY = re.compile(r"([^\s=]+) = ?")
 _SCALAR = re.compile(_STRING + r"|[^,\[\]]+")
 
 
-LONGEST_TEXT, LONGEST_LINE = 16 << 20, 64 << 10
-"""Characters of a module and of one line; a model with a hundred layers has 1 MiB in all."""
+LONGEST_TEXT, LONGEST_LINE, MOST_LINES = 4 << 20, 64 << 10, 20_000
+"""Characters of a module and of one line; lines, of which a model with 32 layers has 700."""
 
 
 def parse_module(text: str) -> Module:
@@ -38,6 +38,8 @@ def parse_module(text: str) -> Module:
     """
     if len(text) > LONGEST_TEXT:
         raise InternalError(f"the IR text has more than {LONGEST_TEXT:,} characters")
+    if text.count("\n") > MOST_LINES:
+        raise InternalError(f"the IR text has more than {MOST_LINES:,} lines")
     module = Module()
     headed = False
     function: Function | None = None

@@ -269,3 +269,23 @@ def test_damaged_text_raises_nothing_else(data: st.DataObject) -> None:
     except InternalError:
         return
     assert ir.parse_module(ir.print_module(module)) == module
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("module" + " " * (4 << 20), "the IR text has more than 4,194,304 characters."),
+        ("module\n" + "// x\n" * 20_000, "the IR text has more than 20,000 lines."),
+        ("module {a = [" + "1, " * 30_000 + "]}", "it has more than 65,536 characters."),
+    ],
+    ids=("text", "lines", "line"),
+)
+def test_limits_of_a_text(text: str, why: str) -> None:
+    with pytest.raises(InternalError) as error:
+        ir.parse_module(text)
+    assert str(error.value).endswith(why)
+
+
+def test_a_line_of_many_values_takes_no_time() -> None:
+    module = ir.parse_module("module {a = [" + "1, " * 20_000 + "2]}")
+    assert module.attributes["a"] == (*[1] * 20_000, 2)
