@@ -128,6 +128,10 @@ class ArtifactWriter:
             view, place = view[done:], place + done
         return buffer.view(dtype).reshape(stop - start, *entry.shape[1:])
 
+    def weight_digests(self) -> dict[str, str]:
+        """The SHA-256 of each tensor so far, by name."""
+        return {name: self._facts[WEIGHTS + name]["sha256"] for name in self._tensors}
+
     def add_bytes(self, name: str, data: bytes) -> None:
         """Adds an entry, e.g. "tokenizer.json" or "backends/onnxruntime/model.onnx"."""
         if name in (MANIFEST, SIGNATURE) or name.startswith(WEIGHTS):

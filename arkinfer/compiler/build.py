@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from arkinfer.artifact import ArtifactWriter
 from arkinfer.backend.scratch import remove_stale
 from arkinfer.compiler.cache import Cache
-from arkinfer.compiler.golden import golden_vectors
+from arkinfer.compiler.golden import kept_vectors
 from arkinfer.compiler.journal import Journal
 from arkinfer.compiler.prepare import BuildOptions, Prepared, prepare
 from arkinfer.compiler.progress import OnProgress, silent
@@ -172,7 +172,7 @@ def _build(
         _write_texts(artifact, checkpoint, prepared)
         _write_sections(artifact, prepared, stages, cache, weights)
         stages.start("computing golden vectors")
-        golden = golden_vectors(artifact, checkpoint, prepared, stages.part)
+        golden = kept_vectors(artifact, checkpoint, prepared, cache, stages.part)
         artifact.add_bytes(GOLDEN, golden)
         report = _report(path, checkpoint, prepared)
         facts = {k: v for k, v in report.to_json().items() if k not in _OF_THIS_RUN}

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from arkinfer import ir
 from arkinfer.artifact import ArtifactWriter
+from arkinfer.compiler.cache import Cache, arithmetic, code_of, key_of
 from arkinfer.compiler.calibrate import FewRows, text_tokens
 from arkinfer.compiler.effective import EffectiveWeights, SourceWeights, Stored, places
 from arkinfer.compiler.prepare import Prepared, used_weights
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 OnDone = Callable[[int, int], None]
 
+CODE = (
+    "ir", "packing", "models", "frontend", "runtime/fingerprint.py",
+    *(f"compiler/{name}.py" for name in ("calibrate", "effective", "golden", "twins", "weights")),
+)  # fmt: skip
+"""Packages and files that golden vectors are computed by."""
+
 FORMAT = 1
 SHORT = 16
 """Tokens of the short prompt, all of which are compared; the long one goes on where it ends."""
@@ -42,6 +49,32 @@ TOP = 64
 """Logits that are kept of each position."""
 WORK = 4e11
 """Multiplications that one pass may take: 52 tokens of an 8B model, half a minute."""
+
+
+def kept_vectors(
+    artifact: ArtifactWriter,
+    checkpoint: Checkpoint,
+    prepared: Prepared,
+    cache: Cache,
+    on_done: OnDone,
+) -> bytes:
+    """`golden_vectors`, from the cache where an earlier build had the same graph and weights."""
+    graphs = [prepared.traced, *(lowered.module for lowered in prepared.lowered)]
+    key = key_of(
+        "golden",
+        code_of(*CODE),
+        arithmetic(),
+        checkpoint.source_digest(),
+        *(ir.print_module(graph) for graph in graphs),
+        *(lowered.compiler.name for lowered in prepared.lowered),
+        json.dumps(artifact.weight_digests()),
+    )
+    found = cache.get(key)
+    if found is not None:
+        return bytes(found)
+    made = golden_vectors(artifact, checkpoint, prepared, on_done)
+    cache.put(key, [made])
+    return made
 
 
 def golden_vectors(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from arkinfer.artifact import open_artifact
-from arkinfer.compiler import calibrate, reuse
+from arkinfer.compiler import calibrate, golden, reuse
 from arkinfer.compiler import weights as weights_module
 from arkinfer.compiler.build import BuildReport, build
 from arkinfer.compiler.cache import Cache
@@ -44,8 +44,8 @@ def damage(checkpoint: Path, bits: int) -> None:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """How often the three things were done that a cache saves."""
-    counts = {"trace": 0, "quantize": 0, "calibrate": 0}
+    """How often the four things were done that a cache saves."""
+    counts = {"trace": 0, "quantize": 0, "calibrate": 0, "golden": 0}
 
     def counted(module: object, name: str, what: str) -> None:
         real = getattr(module, name)
@@ -59,6 +59,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     counted(trace_module, "trace", "trace")
     counted(weights_module, "round_to_nearest", "quantize")
     counted(calibrate, "cache_scales", "calibrate")
+    counted(golden, "golden_vectors", "golden")
     return counts
 
 
@@ -68,7 +69,7 @@ def test_the_same_bytes_without_the_work(tiny: Path, tmp_path: Path, calls: dict
     first = build(tiny, output=tmp_path / "a.ark", backend=backends, **options)
     assert first.reused == 0
     worked = dict(calls)
-    assert worked == {"trace": 1, "quantize": QUANTIZED, "calibrate": 1}
+    assert worked == {"trace": 1, "quantize": QUANTIZED, "calibrate": 1, "golden": 1}
     second = build(tiny, output=tmp_path / "b.ark", backend=backends, **options)
     assert calls == worked
     assert second.reused == QUANTIZED
@@ -102,6 +103,7 @@ def test_other_weights_and_other_schemes_are_made_anew(
     third = build(tiny, output=tmp_path / "c.ark", quant="int4-g64", embedding="int8-g128")
     assert third.reused == third.schemes["int8-g128"] == 1
     assert calls["trace"] == 0  # the graph is the same
+    assert calls["golden"] == 3
 
 
 @pytest.mark.usefixtures("traced")
@@ -116,17 +118,17 @@ def test_newer_code_makes_everything_anew(
     tiny: Path, tmp_path: Path, calls: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ):
     build(tiny, output=tmp_path / "m.ark", kv="int8")
-    for module in (reuse, calibrate):
+    for module in (reuse, calibrate, golden):
         monkeypatch.setattr(module, "code_of", lambda *parts: "newer")
     assert build(tiny, output=tmp_path / "m.ark", kv="int8").reused == 0
-    assert calls == {"trace": 1, "quantize": 2 * QUANTIZED, "calibrate": 2}
+    assert calls == {"trace": 1, "quantize": 2 * QUANTIZED, "calibrate": 2, "golden": 2}
 
 
 @pytest.mark.usefixtures("traced")
 def test_damaged_entries_are_made_anew(tiny: Path, tmp_path: Path, own_cache: Path):
     build(tiny, output=tmp_path / "a.ark", kv="int8")
     entries = list(Cache(own_cache).entries())
-    assert {entry.kind for entry in entries} == {"graphs", "weights", "calibrations"}
+    assert {entry.kind for entry in entries} == {"graphs", "weights", "calibrations", "golden"}
     for number, entry in enumerate(entries):
         data = bytearray(entry.path.read_bytes())
         data[number * 997 % len(data)] ^= 16
