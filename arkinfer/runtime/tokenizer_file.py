@@ -59,7 +59,7 @@ def load(source: bytes) -> tokenizers.Tokenizer:
     for match in _REGEX.finditer(source):  # before the library compiles them
         check_pattern(_text(match[1]))
     try:
-        tokenizer = tokenizers.Tokenizer.from_str(source.decode())
+        tokenizer = tokenizers.Tokenizer.from_buffer(source)
         tokenizer.no_truncation()
         tokenizer.no_padding()
     except BaseException as error:  # a panic of the library is no Exception
