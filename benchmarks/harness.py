@@ -26,7 +26,7 @@ from arkinfer.bench.cases import Case, cases
 from arkinfer.bench.compare import Difference, Observed, Rule, check_launches, observe
 from arkinfer.bench.process import Worker
 from arkinfer.errors import ArkError, UsageError
-from arkinfer.runtime.environment import read_environment
+from arkinfer.machine.environment import read_environment
 from benchmarks import ours, peers
 
 PAUSE = 0.3

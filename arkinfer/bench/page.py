@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from arkinfer.bench.compare import percent
+from arkinfer.machine.environment import Environment
 from arkinfer.report import (
     Bar,
     Block,
@@ -21,7 +22,6 @@ from arkinfer.report import (
     page,
 )
 from arkinfer.report.scales import number
-from arkinfer.runtime.environment import Environment
 
 _KINDS = (
     ("prefill", "Prefill by prompt length", "tokens of the prompt", "tokens", True),

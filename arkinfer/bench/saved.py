@@ -19,7 +19,7 @@ from arkinfer.bench.cases import Case
 from arkinfer.bench.compare import Difference, Rule
 from arkinfer.bench.confidence import Interval, launches_needed, unpaired
 from arkinfer.errors import ArkError, ResourceError, UsageError
-from arkinfer.runtime.environment import Environment, alike, noted
+from arkinfer.machine.environment import Environment, alike, noted
 
 _MOST = 32 << 20  # bytes of a saved file
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]

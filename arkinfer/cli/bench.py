@@ -84,7 +84,7 @@ def one(
     from arkinfer.bench.cases import cases
     from arkinfer.bench.measure import measure
     from arkinfer.bench.subject import subject
-    from arkinfer.runtime.environment import read_environment
+    from arkinfer.machine.environment import read_environment
 
     check_places(output, html)
     chosen = subject(file, backend, threads)

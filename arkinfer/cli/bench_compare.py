@@ -117,7 +117,7 @@ def _live(
     from arkinfer.bench.cases import cases
     from arkinfer.bench.compare import check_launches, observe
     from arkinfer.bench.process import Worker
-    from arkinfer.runtime.environment import read_environment
+    from arkinfer.machine.environment import read_environment
 
     most = min(subject.context for subject in pair)
     wanted = cases(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from arkinfer.runtime.environment import Environment
+    from arkinfer.machine.environment import Environment
 
 
 def numbers(option: str, text: str | None) -> list[int]:
@@ -25,7 +25,7 @@ def numbers(option: str, text: str | None) -> list[int]:
 
 def during(before: Environment, after: Environment) -> dict[str, Any]:
     """The machine around a run, as JSON has it."""
-    from arkinfer.runtime.environment import disturbed
+    from arkinfer.machine.environment import disturbed
 
     return {
         "environment": {
@@ -46,7 +46,7 @@ def busy(before: Environment) -> list[str]:
 
 def print_machine(facts: dict[str, Any]) -> None:
     """A line of what the machine is, and one for each thing that slowed it down."""
-    from arkinfer.runtime.environment import Environment
+    from arkinfer.machine.environment import Environment
 
     shown = dict(Environment.from_json(facts["before"]).rows())
     names = ("CPU", "CPUs allowed", "governor", "power mode", "load")

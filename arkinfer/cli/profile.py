@@ -10,9 +10,9 @@ from arkinfer.cli.options import Backend, Json, Model, Threads
 from arkinfer.cli.progress import Progress, announced
 
 if TYPE_CHECKING:
-    from arkinfer.runtime.breakdown import By, Row
-    from arkinfer.runtime.profile import Profile
-    from arkinfer.runtime.roofline import Peaks
+    from arkinfer.profile.breakdown import By, Row
+    from arkinfer.profile.measure import Profile
+    from arkinfer.profile.roofline import Peaks
 
 SHARE = 0.9
 """Of the kernels' time: the rows that hold it are shown."""
@@ -42,12 +42,12 @@ def profile(
     Example: arkinfer profile model.ark --depth 1024 --threads 2
     """
     from arkinfer.artifact import open_artifact
-    from arkinfer.runtime.breakdown import LEVELS
+    from arkinfer.profile.breakdown import LEVELS
+    from arkinfer.profile.measure import measure, read_section
+    from arkinfer.profile.roofline import measure_peaks, usable_cores
     from arkinfer.runtime.contract import LoadOptions
     from arkinfer.runtime.demo import located
-    from arkinfer.runtime.profile import measure, read_section
     from arkinfer.runtime.registry import choose_section, open_section
-    from arkinfer.runtime.roofline import measure_peaks, usable_cores
 
     level = _level(by, LEVELS)
     _check_threads(threads)
@@ -109,7 +109,7 @@ def _check_threads(threads: int | None) -> None:
 
 def describe(profile: Profile, peaks: Peaks, by: By) -> dict[str, Any]:
     """What `--json` prints of a profile; seconds, bytes and operations per second."""
-    from arkinfer.runtime.breakdown import breakdown, covering
+    from arkinfer.profile.breakdown import breakdown, covering
 
     rows = breakdown(profile, by)
     return {
@@ -134,7 +134,7 @@ def describe(profile: Profile, peaks: Peaks, by: By) -> dict[str, Any]:
 
 
 def _facts(row: Row, profile: Profile, peaks: Peaks) -> dict[str, Any]:
-    from arkinfer.runtime.breakdown import rates_of
+    from arkinfer.profile.breakdown import rates_of
 
     rates = rates_of(row, peaks)
     return {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from arkinfer.profile.breakdown import By, breakdown
 from arkinfer.report import Bar, Figure, Heading, Paragraph, Table, bar_chart, page, write_page
-from arkinfer.runtime.breakdown import By, breakdown
 
 if TYPE_CHECKING:
-    from arkinfer.runtime.profile import Profile
-    from arkinfer.runtime.roofline import Peaks
+    from arkinfer.profile.measure import Profile
+    from arkinfer.profile.roofline import Peaks
 
 _CHARTS: tuple[tuple[By, str, int], ...] = (
     ("path", "Time by torch path and op", 12),

@@ -13,7 +13,7 @@ from arkinfer.cli.table import clean
 
 if TYPE_CHECKING:
     from arkinfer.artifact.minisign import PublicKey
-    from arkinfer.runtime.verify import Check
+    from arkinfer.verify.checks import Check
 
 MARKS = {True: "ok", None: "--"}
 
@@ -37,7 +37,7 @@ def verify(
     """
     from arkinfer.errors import ArkError
     from arkinfer.runtime.demo import located
-    from arkinfer.runtime.verify import checks
+    from arkinfer.verify.checks import checks
 
     path, key = located(file), None if pubkey is None else _key(pubkey)
     teller = _Teller()

@@ -24,8 +24,8 @@ from arkinfer.compiler.stages import Stages
 from arkinfer.compiler.weights import WeightStore, nbytes
 from arkinfer.ir import QuantizedType, Weight, print_module
 from arkinfer.passes.quantize_cache import PREFIX
-from arkinfer.runtime.golden import ENTRY as GOLDEN
 from arkinfer.runtime.tokens import generation_facts, token_facts
+from arkinfer.verify.golden import ENTRY as GOLDEN
 
 if TYPE_CHECKING:
     from arkinfer.frontend.checkpoint import Checkpoint

@@ -1,7 +1,7 @@
 """Golden vectors: what the model answers, computed beside all passes and backends.
 
 The graph as it was traced is interpreted on a built-in text, once with the checkpoint's weights
-and once with these as the artifact has them. Knows no backend; `arkinfer.runtime.golden` replays.
+and once with these as the artifact has them. Knows no backend; `arkinfer.verify.golden` replays.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from arkinfer.compiler.prepare import Prepared, used_weights
 from arkinfer.compiler.twins import Twin, twins
 from arkinfer.compiler.weights import BLOCK, WeightStore, elements_per_row, rows_of
 from arkinfer.errors import InternalError
-from arkinfer.runtime.fingerprint import fingerprint
+from arkinfer.verify.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from arkinfer.frontend.checkpoint import Checkpoint
@@ -32,7 +32,7 @@ Array = npt.NDArray[Any]
 OnDone = Callable[[int, int], None]
 
 CODE = (
-    "ir", "packing", "models", "frontend", "runtime/fingerprint.py",
+    "ir", "packing", "models", "frontend", "verify/fingerprint.py",
     *(f"compiler/{name}.py" for name in ("calibrate", "effective", "golden", "twins", "weights")),
 )  # fmt: skip
 """Packages and files that golden vectors are computed by."""

@@ -32,7 +32,7 @@ from arkinfer.models.config import ModelConfig
 from arkinfer.packing import Scheme
 from arkinfer.quant import round_to_nearest
 from arkinfer.runtime.footprint import run_bytes
-from arkinfer.runtime.golden import ENTRY as GOLDEN
+from arkinfer.verify.golden import ENTRY as GOLDEN
 
 if TYPE_CHECKING:
     from arkinfer.frontend.checkpoint import Checkpoint

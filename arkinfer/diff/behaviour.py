@@ -15,7 +15,7 @@ import numpy as np
 from arkinfer.errors import ArkError, InternalError
 from arkinfer.runtime.contract import FloatArray
 from arkinfer.runtime.engine import Engine, load
-from arkinfer.runtime.golden import read_golden
+from arkinfer.verify.golden import read_golden
 
 if TYPE_CHECKING:
     from arkinfer.artifact import Artifact

@@ -12,7 +12,7 @@ from arkinfer.doctor.finding import Check, Finding, Group
 from arkinfer.doctor.host import Host
 from arkinfer.doctor.sections import SectionState
 from arkinfer.errors import UsageError
-from arkinfer.runtime.environment import read_environment
+from arkinfer.machine.environment import read_environment
 
 if TYPE_CHECKING:
     from arkinfer.artifact import Artifact

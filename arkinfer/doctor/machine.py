@@ -1,4 +1,4 @@
-"""Processor, memory and the Python that runs this, as `arkinfer.runtime.environment` reads them.
+"""Processor, memory and the Python that runs this, as `arkinfer.machine.environment` reads them.
 
 Knows no backend.
 """
@@ -11,7 +11,7 @@ from typing import TypeGuard
 
 from arkinfer.doctor.finding import Finding
 from arkinfer.doctor.host import Host
-from arkinfer.runtime.environment import Environment, read_environment
+from arkinfer.machine.environment import Environment, read_environment
 from arkinfer.words import human
 
 

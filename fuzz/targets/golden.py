@@ -6,8 +6,8 @@ import json
 
 from arkinfer.artifact import open_artifact
 from arkinfer.errors import ArtifactError
-from arkinfer.runtime.fingerprint import PRINTS
-from arkinfer.runtime.golden import ENTRY, read_golden
+from arkinfer.verify.fingerprint import PRINTS
+from arkinfer.verify.golden import ENTRY, read_golden
 from fuzz.files import file, refusing
 from fuzz.targets.artifact import around
 

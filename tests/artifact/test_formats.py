@@ -46,7 +46,7 @@ def test_this_version_still_writes_format_1_the_same_way(tmp_path: Path):
 def test_format_1_with_golden_vectors_and_a_signature():
     """Read, replayed, and its signature checked, as long as there is a format 1."""
     from arkinfer.artifact.minisign import parse_public_key
-    from arkinfer.runtime.verify import checks
+    from arkinfer.verify.checks import checks
 
     key = parse_public_key("RWRQUyh8NzHO5bQgeZnRPAjy7okNquxebyGoyNehiaCuv4PI517CQVWN")
     found = list(checks(FORMATS / "v1-signed.ark", key=key))

@@ -13,8 +13,8 @@ import pytest
 from arkinfer import ir
 from arkinfer.artifact import open_artifact
 from arkinfer.errors import UsageError
+from arkinfer.profile.cost import VIEWS
 from arkinfer.runtime.contract import LoadOptions
-from arkinfer.runtime.cost import VIEWS
 from tests.backends.expectations import REFUSED
 from tests.backends.lab import ON_CPU, Lab, Model
 from tests.backends.models import MODELS

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from arkinfer.runtime.environment import Environment
+from arkinfer.machine.environment import Environment
 
 MACHINE = Environment(cpu="A", governors=("performance",), affinity=(0, 1))
 

@@ -131,7 +131,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     def verify(file: Path, progress: object) -> None:
         raise KeyError("lost")
 
-    monkeypatch.setattr("arkinfer.runtime.verify.verify_artifact", verify)
+    monkeypatch.setattr("arkinfer.verify.checks.verify_artifact", verify)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.delenv("ARKINFER_DEBUG", raising=False)
     return tmp_path
@@ -182,7 +182,7 @@ def test_no_memory(ark: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
     def verify(file: Path, progress: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("arkinfer.runtime.verify.verify_artifact", verify)
+    monkeypatch.setattr("arkinfer.verify.checks.verify_artifact", verify)
     result = ark("verify", V1)
     assert result.err == (
         "error: There is not enough memory. Close other programs, or lower --context.\n"
@@ -220,7 +220,7 @@ def test_a_question_that_nobody_answers(ark: Callable[..., Any], monkeypatch: py
     def verify(file: Path, progress: object) -> None:
         raise EOFError
 
-    monkeypatch.setattr("arkinfer.runtime.verify.verify_artifact", verify)
+    monkeypatch.setattr("arkinfer.verify.checks.verify_artifact", verify)
     result = ark("verify", V1)
     assert result.code == 2
     assert result.err.endswith(

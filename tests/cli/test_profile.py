@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from arkinfer.runtime.roofline import Peaks, measure_peaks
+from arkinfer.profile.roofline import Peaks, measure_peaks
 from tests.backends.lab import Lab
 from tests.backends.models import MODELS
 
@@ -29,7 +29,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def peaks(monkeypatch: pytest.MonkeyPatch) -> Peaks:
     """Measured once for all of these tests, for one thread."""
     found = measure_peaks(1)
-    monkeypatch.setattr("arkinfer.runtime.roofline.measure_peaks", lambda threads: found)
+    monkeypatch.setattr("arkinfer.profile.roofline.measure_peaks", lambda threads: found)
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.runtime.altered import altered
+from tests.verify.altered import altered
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
@@ -202,7 +202,7 @@ def test_an_older_artifact_is_no_failure(ark: Ark, sound: Path, tmp_path: Path):
 
 
 def test_what_nobody_measured_is_said(ark: Ark, sound: Path, tmp_path: Path):
-    from arkinfer.runtime import tolerance
+    from arkinfer.verify import tolerance
 
     known = dict(tolerance.NUMERICS)
     known.pop(("onnxruntime", "int4"))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from arkinfer.doctor import machine
 from arkinfer.doctor.finding import Finding
 from arkinfer.doctor.host import Host
-from arkinfer.runtime.environment import Environment
+from arkinfer.machine.environment import Environment
 
 Hosts = Callable[..., Host]
 

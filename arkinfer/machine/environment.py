@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from arkinfer import __version__
-from arkinfer.runtime import procfs
-from arkinfer.runtime.procfs import Limit, System
+from arkinfer.machine import procfs
+from arkinfer.machine.procfs import Limit, System
 
 PACKAGES = ("numpy", "onnxruntime")
 """Packages whose version changes figures."""

@@ -9,8 +9,8 @@ import pytest
 
 from arkinfer.artifact import ArtifactWriter, Section, open_artifact
 from arkinfer.errors import ArtifactError
-from arkinfer.runtime.cost import CostModel, stored_bytes
-from arkinfer.runtime.listing import Listing, read_listing
+from arkinfer.profile.cost import CostModel, stored_bytes
+from arkinfer.profile.listing import Listing, read_listing
 
 MODULE = """\
 module

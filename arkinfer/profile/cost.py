@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from arkinfer.errors import ArtifactError
 from arkinfer.packing import parse_scheme, part_specs
-from arkinfer.runtime.listing import Listing, Op, Type
+from arkinfer.profile.listing import Listing, Op, Type
 
 if TYPE_CHECKING:
     from arkinfer.artifact import Artifact, Section

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from arkinfer.artifact import Section
     from arkinfer.artifact.minisign import PublicKey
     from arkinfer.runtime.contract import Executable
-    from arkinfer.runtime.golden import Answer, Distance, Golden, KnownValue
-    from arkinfer.runtime.tolerance import Tolerance
+    from arkinfer.verify.golden import Answer, Distance, Golden, KnownValue
+    from arkinfer.verify.tolerance import Tolerance
 
 OnProgress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is, and how much there is."""
@@ -103,9 +103,9 @@ def _golden(
     artifact: Artifact, backend: str | None, threads: int | None, progress: OnProgress
 ) -> Iterator[Check]:
     from arkinfer.runtime.contract import LoadOptions
-    from arkinfer.runtime.golden import ENTRY, read_golden
     from arkinfer.runtime.registry import choose_section, open_section
-    from arkinfer.runtime.tolerance import tolerances
+    from arkinfer.verify.golden import ENTRY, read_golden
+    from arkinfer.verify.tolerance import tolerances
 
     if ENTRY not in artifact:
         yield Check("golden", None, "the file has no golden vectors; an older arkinfer built it")
@@ -129,7 +129,7 @@ def _golden(
 def _replay(
     executable: Executable, golden: Golden, progress: OnProgress
 ) -> list[tuple[Answer, Distance]]:
-    from arkinfer.runtime.golden import compare, replay
+    from arkinfer.verify.golden import compare, replay
 
     total, before = sum(map(len, golden.prompts.values())), 0
     found: list[tuple[Answer, Distance]] = []
@@ -210,8 +210,8 @@ class _Device:
 
     def _errors(self) -> list[tuple[KnownValue, float]]:
         from arkinfer.runtime.contract import LoadOptions
-        from arkinfer.runtime.localize import errors_of_values
         from arkinfer.runtime.registry import open_section
+        from arkinfer.verify.localize import errors_of_values
 
         known = self.golden.values.get(self.section.backend, ())
         if not known or "short" not in self.golden.prompts:
@@ -227,7 +227,7 @@ class _Device:
         self, why: str, errors: list[tuple[KnownValue, float]] | None = None
     ) -> ArtifactError:
         """The error for an answer that is not the backend's to give; names the op to blame."""
-        from arkinfer.runtime.localize import first_off, suspect
+        from arkinfer.verify.localize import first_off, suspect
 
         found = first_off(self._errors() if errors is None else errors, self.allowed.value)
         if found is not None:

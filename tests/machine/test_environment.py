@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from arkinfer import __version__
-from arkinfer.runtime.environment import (
+from arkinfer.machine.environment import (
     Environment,
     alike,
     disturbed,
@@ -20,7 +20,7 @@ from arkinfer.runtime.environment import (
     ranges,
     read_environment,
 )
-from tests.runtime.machines import CONTAINER, LAPTOP, ORIN, POD, build
+from tests.machine.machines import CONTAINER, LAPTOP, ORIN, POD, build
 
 OF_PYTHON = {"python", "arkinfer", "packages"}
 

@@ -8,8 +8,8 @@ import threading
 import numpy as np
 import pytest
 
-from arkinfer.runtime import roofline
-from arkinfer.runtime.roofline import Peaks, measure_peaks, usable_cores
+from arkinfer.profile import roofline
+from arkinfer.profile.roofline import Peaks, measure_peaks, usable_cores
 
 
 @pytest.fixture(autouse=True)

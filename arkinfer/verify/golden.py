@@ -18,7 +18,7 @@ from arkinfer.artifact.schema import Schema, problem
 from arkinfer.errors import ArtifactError
 from arkinfer.limits import parse_json
 from arkinfer.runtime.contract import Executable, FloatArray, IntArray
-from arkinfer.runtime.fingerprint import PRINTS, Print
+from arkinfer.verify.fingerprint import PRINTS, Print
 
 ENTRY = "golden.json"
 FORMAT = 1
@@ -114,7 +114,7 @@ class KnownValue:
     Attributes:
         name: in the section's `module.ir`.
         length: Euclidean; None: passes may have rescaled it.
-        prints: of its direction; see `arkinfer.runtime.fingerprint`.
+        prints: of its direction; see `arkinfer.verify.fingerprint`.
     """
 
     name: str

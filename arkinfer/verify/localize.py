@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from arkinfer.artifact import Artifact, Section
 from arkinfer.runtime.contract import Executable, IntArray, Observed
-from arkinfer.runtime.fingerprint import distance, fingerprint
-from arkinfer.runtime.golden import KnownValue
+from arkinfer.verify.fingerprint import distance, fingerprint
+from arkinfer.verify.golden import KnownValue
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from arkinfer.errors import UnsupportedError
-from arkinfer.runtime.golden import Distance
+from arkinfer.verify.golden import Distance
 
 if TYPE_CHECKING:
     from arkinfer.artifact import Manifest
@@ -28,7 +28,7 @@ class Tolerance:
     Attributes:
         error: see `Distance`.
         kl: see `Distance`.
-        value: of the error of single values; see `arkinfer.runtime.localize`.
+        value: of the error of single values; see `arkinfer.verify.localize`.
     """
 
     error: float

@@ -13,12 +13,12 @@ import pytest
 from arkinfer.artifact import open_artifact
 from arkinfer.errors import ArtifactError, UnsupportedError
 from arkinfer.runtime.contract import LoadOptions
-from arkinfer.runtime.fingerprint import PRINTS, distance, fingerprint
-from arkinfer.runtime.golden import Answer, Distance, Row, compare, read_golden, replay
-from arkinfer.runtime.localize import first_off
 from arkinfer.runtime.registry import open_section
-from arkinfer.runtime.tolerance import CACHES, NUMERICS, ROUNDING, Tolerance, tolerances
-from tests.runtime.altered import altered
+from arkinfer.verify.fingerprint import PRINTS, distance, fingerprint
+from arkinfer.verify.golden import Answer, Distance, Row, compare, read_golden, replay
+from arkinfer.verify.localize import first_off
+from arkinfer.verify.tolerance import CACHES, NUMERICS, ROUNDING, Tolerance, tolerances
+from tests.verify.altered import altered
 
 SIGNED = Path(__file__).parents[1] / "artifact" / "formats" / "v1-signed.ark"
 VOCABULARY = 300
@@ -124,7 +124,7 @@ def test_fingerprints_are_the_same_for_ever() -> None:
 
 
 def test_without_a_value_beyond_the_limit_the_largest_step_is_blamed() -> None:
-    from arkinfer.runtime.golden import KnownValue
+    from arkinfer.verify.golden import KnownValue
 
     def value(name: str) -> KnownValue:
         return KnownValue(name, None, (0.0,) * PRINTS)
@@ -150,7 +150,7 @@ BROKEN: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
     ("golden.json has no answers", lambda g: g["answers"][0].update(rows=[])),
     ("position or a number out of", lambda g: g["answers"][0]["rows"][0].update(position=64)),
     ("position or a number out of", lambda g: g["answers"][0]["rows"][0].update(spread=0)),
-    ("position or a number out of", lambda g: g["answers"][0]["rows"][0].update(logsumexp=1e999)),
+    ("Infinity is not a JSON number", lambda g: g["answers"][0]["rows"][0].update(logsumexp=1e999)),
     ("must be a number, not 'x'", lambda g: g["answers"][0]["rows"][0]["logits"].append("x")),
     ("do not fit their logits", lambda g: g["answers"][0]["rows"][0]["ids"].pop()),
     ("that the model has not", lambda g: g["answers"][0]["rows"][0]["ids"].__setitem__(0, 300)),
@@ -180,7 +180,7 @@ def test_what_is_no_json_is_refused(tmp_path: Path, data: bytes) -> None:
 
 def test_damaged_texts_are_an_artifact_error_or_read(tmp_path: Path) -> None:
     """Random bytes of it replaced: never another error."""
-    from arkinfer.runtime.golden import _read  # pyright: ignore[reportPrivateUsage] (without a file)
+    from arkinfer.verify.golden import _read  # pyright: ignore[reportPrivateUsage] (without a file)
 
     data, rng = json.dumps(golden()).encode(), np.random.default_rng(4)
     refused = 0

@@ -7,7 +7,7 @@ import pytest
 from arkinfer import ir
 from arkinfer.errors import ArtifactError
 from arkinfer.ir.types import evaluate
-from arkinfer.runtime.listing import Type, read_listing
+from arkinfer.profile.listing import Type, read_listing
 from tests.backends.models import MODELS
 
 MODULE = """\

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from arkinfer.runtime.cost import Cost
-from arkinfer.runtime.profile import Kernel, Profile
-from arkinfer.runtime.roofline import Peaks
+from arkinfer.profile.cost import Cost
+from arkinfer.profile.measure import Kernel, Profile
+from arkinfer.profile.roofline import Peaks
 
 By: TypeAlias = Literal["path", "op", "layer", "kernel"]
 """How kernels are grouped: by torch path and op with all layers together, by op, by layer, or not

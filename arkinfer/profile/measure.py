@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from arkinfer.errors import ArtifactError, UsageError
+from arkinfer.profile.cost import VIEWS, Cost, CostModel, stored_bytes
+from arkinfer.profile.listing import Listing, Op, read_listing
 from arkinfer.runtime.contract import (
     Executable,
     IntArray,
@@ -26,8 +28,6 @@ from arkinfer.runtime.contract import (
     StepTimes,
     Timed,
 )
-from arkinfer.runtime.cost import VIEWS, Cost, CostModel, stored_bytes
-from arkinfer.runtime.listing import Listing, Op, read_listing
 
 if TYPE_CHECKING:
     from arkinfer.artifact import Artifact, Section

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from arkinfer.errors import UsageError
-from arkinfer.runtime.breakdown import breakdown, covering, rates_of
+from arkinfer.profile.breakdown import breakdown, covering, rates_of
+from arkinfer.profile.cost import Cost
+from arkinfer.profile.listing import read_listing
+from arkinfer.profile.measure import Profile, measure, rounds_within
+from arkinfer.profile.roofline import Peaks
 from arkinfer.runtime.contract import IntArray, OpTime, Rows, StepOutput, StepTimes
-from arkinfer.runtime.cost import Cost
-from arkinfer.runtime.listing import read_listing
-from arkinfer.runtime.profile import Profile, measure, rounds_within
-from arkinfer.runtime.roofline import Peaks
 
 LISTING = read_listing("""\
 module

@@ -1,0 +1,1 @@
+"""What this machine is, as far as benchmarks and their readers must know it."""

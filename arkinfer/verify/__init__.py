@@ -1,0 +1,1 @@
+"""Golden vectors on the device: does this file answer here as its model did? No torch, no IR."""
