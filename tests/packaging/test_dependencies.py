@@ -28,6 +28,7 @@ OWN = {
     "tests",
     "recipes",
     "fuzz",
+    "benchmarks",
 }
 
 EXTRAS = {

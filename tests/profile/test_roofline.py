@@ -27,7 +27,7 @@ def test_the_peaks_are_those_of_a_computer(monkeypatch: pytest.MonkeyPatch):
     assert 0.2e9 < peaks.bandwidth < 1e12
     assert peaks.flops is not None
     assert 0.2e9 < peaks.flops < 1e13
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
     monkeypatch.setattr(sys, "executable", "")
     assert measure_peaks(1) is peaks  # once in a process
 
