@@ -59,7 +59,7 @@ def test_it_holds_nothing_else(names: set[str]):
     assert {top for top in tops if not top.endswith(".dist-info")} == set(PACKAGES)
     assert not [name for name in names if re.search(r"__pycache__|\.pyc$|\.ir$|(^|/)test_", name)]
     assert {Path(name).suffix for name in names if "dist-info" not in name} <= {
-        ".py", ".typed", ".toml", ".json", ".c", ".ark", ".txt", ".safetensors", ".jinja",
+        ".py", ".typed", ".toml", ".json", ".c", ".ark", ".txt", ".safetensors", ".jinja", ".j2",
     }  # fmt: skip
 
 
