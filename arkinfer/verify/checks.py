@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from arkinfer.artifact import Section
     from arkinfer.artifact.minisign import PublicKey
     from arkinfer.runtime.contract import Executable
-    from arkinfer.verify.golden import Answer, Distance, Golden, KnownValue
+    from arkinfer.verify.golden import Answer, Distance, Golden
+    from arkinfer.verify.localize import Off
     from arkinfer.verify.tolerance import Tolerance
 
 OnProgress = Callable[[str, int, int], None]
@@ -190,28 +191,36 @@ class _Device:
 
     def values(self) -> Check | None:
         """What single ops gave; None: the backend does not show them. Raises as `judged`."""
-        errors = self._errors()
-        if not errors:
+        values = self._values()
+        if not values:
             return None
-        worst, limit = max(error for _, error in errors), self.allowed.value
-        if worst > limit:
+        worst, limit = max(value.error for value in values), self.allowed.value
+        jump, most = max(value.jump for value in values), self.allowed.jump
+        why = ""
+        if not worst <= limit:
+            why = f"is off by {worst:.2g}, limit {limit:.3g}"
+        elif not jump <= most:
+            why = f"is off by {jump:.2g} more than all before it, limit {most:.3g}"
+        if why:
             raise self._wrong(
                 f"Check values, short prompt, {AGAINST['reference']}: a result inside of the "
-                f"model is off by {worst:.2g}, limit {limit:.3g}",
-                errors,
+                f"model {why}",
+                values,
             )
         text = (
-            f"{self.section.backend}: {len(errors)} results of single ops, the worst off by "
-            f"{worst:.2g} (limit {limit:.3g})"
+            f"{self.section.backend}: {len(values)} results of single ops, the worst off by "
+            f"{worst:.2g} (limit {limit:.3g}), one op adds {jump:.2g} (limit {most:.3g})"
         )
-        facts = {"backend": self.section.backend, "values": len(errors), "error": worst,
-                 "error_limit": limit}  # fmt: skip
+        facts = {
+            "backend": self.section.backend, "values": len(values), "error": worst,
+            "error_limit": limit, "jump": jump, "jump_limit": most,
+        }  # fmt: skip
         return Check("values", True, text, facts)
 
-    def _errors(self) -> list[tuple[KnownValue, float]]:
+    def _values(self) -> list[Off]:
         from arkinfer.runtime.contract import LoadOptions
         from arkinfer.runtime.registry import open_section
-        from arkinfer.verify.localize import errors_of_values
+        from arkinfer.verify.localize import errors_of_values, jumps
 
         known = self.golden.values.get(self.section.backend, ())
         if not known or "short" not in self.golden.prompts:
@@ -219,19 +228,18 @@ class _Device:
         options = LoadOptions(threads=self.threads, observe=True)
         _, executable = open_section(self.artifact, self.section.backend, options)
         try:
-            return errors_of_values(executable, self.golden.prompts["short"], known)
+            return jumps(errors_of_values(executable, self.golden.prompts["short"], known))
         finally:
             executable.close()
 
-    def _wrong(
-        self, why: str, errors: list[tuple[KnownValue, float]] | None = None
-    ) -> ArtifactError:
+    def _wrong(self, why: str, values: list[Off] | None = None) -> ArtifactError:
         """The error for an answer that is not the backend's to give; names the op to blame."""
         from arkinfer.verify.localize import first_off, suspect
 
-        found = first_off(self._errors() if errors is None else errors, self.allowed.value)
+        seen = self._values() if values is None else values
+        found = first_off(seen, self.allowed.value, self.allowed.jump)
         if found is not None:
-            op = suspect(self.artifact, self.section, *found)
+            op = suspect(self.artifact, self.section, found)
             why = f"{why}. The first op that is off is {op}: by {op.error:.2g}"
         backend = self.section.backend
         return ArtifactError(

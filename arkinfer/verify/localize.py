@@ -65,22 +65,40 @@ def _error(known: KnownValue, row: npt.NDArray[Any]) -> float:
     return error if not math.isnan(error) and np.isfinite(length) else math.inf
 
 
-def first_off(errors: Sequence[tuple[KnownValue, float]], limit: float) -> tuple[str, float] | None:
-    """The first value above the limit; without one, the one that adds most to those before it."""
-    if not errors:
-        return None
+@dataclass(frozen=True)
+class Off:
+    """How far a value is off.
+
+    Attributes:
+        name: in the section's `module.ir`.
+        error: see `Suspect`.
+        jump: how much more that is than the worst of the values before it.
+    """
+
+    name: str
+    error: float
+    jump: float
+
+
+def jumps(errors: Sequence[tuple[KnownValue, float]]) -> list[Off]:
+    """What each value adds to those before it, in order of execution."""
+    found: list[Off] = []
+    before = 0.0
     for value, error in errors:
-        if error > limit:
-            return value.name, error
-    before, best = 0.0, (0.0, errors[0])
-    for value, error in errors:
-        best = max(best, (error - before, (value, error)), key=lambda found: found[0])
+        found.append(Off(value.name, error, error - before))
         before = max(before, error)
-    return best[1][0].name, best[1][1]
+    return found
 
 
-def suspect(artifact: Artifact, section: Section, name: str, error: float) -> Suspect:
-    """What the artifact's own texts say of an op."""
+def first_off(values: Sequence[Off], limit: float, jump: float) -> Off | None:
+    """The first value beyond a limit; without one, the one that adds most to those before it."""
+    beyond = (value for value in values if value.error > limit or value.jump > jump)
+    return next(beyond, max(values, key=lambda value: value.jump, default=None))
+
+
+def suspect(artifact: Artifact, section: Section, off: Off) -> Suspect:
+    """What the artifact's own texts say of the op that gives a value."""
+    name, error = off.name, off.error
     text = artifact.read(section.ir).decode(errors="replace") if section.ir in artifact else ""
     step = text.partition("func @step(")[2]
     match = re.search(rf"^ *%{re.escape(name)}(?:, %\w+)* = .*$", step, re.M)

@@ -109,14 +109,15 @@ def test_an_error_in_a_scale(
     assert tensors["scale"] in op
 
 
-def test_an_error_in_a_kernels_argument(ark: Ark, sound: Path, tmp_path: Path):
+@pytest.mark.parametrize("by", [1.2, 1.5])
+def test_an_error_in_a_kernels_argument(ark: Ark, sound: Path, tmp_path: Path, by: float):
     onnx = pytest.importorskip("onnx")
 
     def edit(data: bytes) -> bytes:
         model = onnx.load_from_string(data)
         kernels = [node for node in model.graph.node if node.op_type == "GroupQueryAttention"]
         (scale,) = [a for a in kernels[1].attribute if a.name == "scale"]
-        scale.f *= 1.5
+        scale.f *= by
         return model.SerializeToString()
 
     entry = "backends/onnxruntime/model.onnx"

@@ -16,7 +16,7 @@ from arkinfer.runtime.contract import LoadOptions
 from arkinfer.runtime.registry import open_section
 from arkinfer.verify.fingerprint import PRINTS, distance, fingerprint
 from arkinfer.verify.golden import Answer, Distance, Row, compare, read_golden, replay
-from arkinfer.verify.localize import first_off
+from arkinfer.verify.localize import first_off, jumps
 from arkinfer.verify.tolerance import CACHES, NUMERICS, ROUNDING, Tolerance, tolerances
 from tests.verify.altered import altered
 
@@ -130,9 +130,17 @@ def test_without_a_value_beyond_the_limit_the_largest_step_is_blamed() -> None:
         return KnownValue(name, None, (0.0,) * PRINTS)
 
     errors = [(value("0"), 0.01), (value("1"), 0.02), (value("2"), 0.08), (value("3"), 0.085)]
-    assert first_off(errors, 0.1) == ("2", 0.08)
-    assert first_off(errors, 0.015) == ("1", 0.02)
-    assert first_off([], 0.1) is None
+    values = jumps(errors)
+    assert [value.jump for value in values] == pytest.approx([0.01, 0.01, 0.06, 0.005])
+
+    def blamed(limit: float, jump: float) -> str | None:
+        found = first_off(values, limit, jump)
+        return found and found.name
+
+    assert blamed(0.1, 0.1) == "2"
+    assert blamed(0.1, 0.05) == "2"
+    assert blamed(0.015, 0.05) == "1"
+    assert first_off([], 0.1, 0.1) is None
 
 
 def golden() -> dict[str, Any]:
