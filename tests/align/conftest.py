@@ -32,16 +32,22 @@ SHAPE: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
-def traced_once() -> Iterator[None]:
-    """torch.export is most of a small build, and gives the same graph each time."""
-    honest, known = reuse.traced, {}
+@pytest.fixture(scope="session")
+def graphs() -> dict[tuple[ModelConfig, int], str]:
+    return {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def traced_once(graphs: dict[tuple[ModelConfig, int], str]) -> Iterator[None]:
+    """torch.export is most of a small build, and gives the same graph each time. Other folders'
+    tests want to see it done: this ends with each module."""
+    honest = reuse.traced
 
     def traced(config: ModelConfig, context: int, cache: Cache) -> ir.Module:
         key = config, context
-        if key not in known:
-            known[key] = ir.print_module(honest(config, context, cache))
-        return ir.parse_module(known[key])
+        if key not in graphs:
+            graphs[key] = ir.print_module(honest(config, context, cache))
+        return ir.parse_module(graphs[key])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reuse, "traced", traced)
