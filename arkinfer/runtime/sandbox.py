@@ -25,6 +25,10 @@ from arkinfer.runtime.meter import BITS, ELEMENT, LimitReached, Meter, current
 WIDTH = 1000
 """The widest padding, indent, batch or format."""
 
+COMPILING = 1_500_000
+"""What compiling may take: the square of its depth for each node of an expression, since Jinja
+looks through what is under a node more than once. About 1.5 s; MiniCPM4's template takes 361."""
+
 
 class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     """Jinja's immutable sandbox, metered.
@@ -55,6 +59,7 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> jinja2.nodes.Template:
         tree = super()._parse(source, name, filename)
+        _check_nesting(tree)
         _count_work(tree)
         tree.set_environment(self)
         return tree
@@ -89,6 +94,19 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 _FREE = (jinja2.runtime.Macro, jinja2.runtime.LoopContext, jinja2.runtime.BlockReference)
 """What is called with values that it hands on without looking at them; its body is counted."""
 _VALUES = (str, bytes, list, tuple, dict, int)
+
+
+def _check_nesting(tree: jinja2.nodes.Template) -> None:
+    """Raises ValueError when compiling would take more than `COMPILING`."""
+    work = 0
+    waiting: list[tuple[jinja2.nodes.Node, int]] = [(tree, 0)]
+    while waiting:
+        node, depth = waiting.pop()
+        work += depth * depth
+        if work > COMPILING:
+            raise ValueError("Its expressions are nested too deeply")
+        for child in node.iter_child_nodes():
+            waiting.append((child, depth + 1 if isinstance(child, jinja2.nodes.Expr) else 0))
 
 
 def _count_work(tree: jinja2.nodes.Template) -> None:

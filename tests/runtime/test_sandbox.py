@@ -137,6 +137,15 @@ def test_a_template_that_cannot_be_compiled_is_refused(template: str):
     assert str(caught.value).startswith("The chat template is not valid. ")
 
 
+@pytest.mark.parametrize("deep", ["-" * 50 + "x,", "a" + ".b" * 60 + ",", "a" + "|trim" * 60 + ","])
+def test_what_would_take_minutes_to_compile_is_refused_at_once(deep: str):
+    start = process_time()
+    with pytest.raises(CheckpointError, match="Its expressions are nested too deeply"):
+        ChatTemplate("{{ " + deep * (60_000 // len(deep)) + " }}")
+    assert process_time() - start < 5
+    ChatTemplate("{{ " + deep * 10 + " }}")
+
+
 def test_compiling_takes_bounded_memory():
     script = (
         "import resource, sys; from arkinfer.runtime.chat import ChatTemplate;"
