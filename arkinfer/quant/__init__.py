@@ -5,15 +5,19 @@ from arkinfer.quant.gptq import Feedback, feedback, gptq
 from arkinfer.quant.moments import Moments
 from arkinfer.quant.rtn import round_to_nearest
 from arkinfer.quant.spec import QuantSpec, parse_quant
+from arkinfer.quant.ternary import NotTernary, find_ternary, ternary_rows
 
 __all__ = [
     "Feedback",
     "Moments",
+    "NotTernary",
     "QuantSpec",
     "feedback",
+    "find_ternary",
     "gptq",
     "parse_quant",
     "round_for_outputs",
     "round_to_nearest",
     "smoothing",
+    "ternary_rows",
 ]
