@@ -1,0 +1,1 @@
+"""GGUF files as checkpoints: what stands in them, read and never run. Knows no torch and no IR."""

@@ -1,0 +1,99 @@
+"""A SentencePiece vocabulary with scores as the BPE of a tokenizer.json. Knows no metadata.
+
+SentencePiece merges the two neighbours whose union has the highest score, the leftmost ones of
+equals; BPE merges the pair of the lowest rank. With every way to halve every piece as a merge,
+in the order of the scores, both take the same steps as long as scores differ.
+
+Source: `llm_tokenizer_spm_session` of llama.cpp; Kudo and Richardson, arXiv 1808.06226.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from arkinfer.frontend.gguf.vocabulary import NORMAL, UNUSED, Vocabulary
+
+SPACE = "▁"
+"""What stands for a space in pieces (U+2581)."""
+
+
+def parts(vocabulary: Vocabulary) -> dict[str, Any]:
+    """Normalizer, pre-tokenizer, decoder and model of the tokenizer.json."""
+    pieces = vocabulary.of_type(NORMAL, UNUSED)  # what merging can make
+    scores = {vocabulary.tokens[i]: float(vocabulary.scores[i]) for i in pieces}
+    unknown = vocabulary.ids.get("unk")
+    prepend = [{"type": "Prepend", "prepend": SPACE}] if vocabulary.add_space else []
+    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
+    return {
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [*prepend, _replace(" ", SPACE)],
+        },
+        "pre_tokenizer": None,
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                _replace(SPACE, " "),
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                *(strip if vocabulary.add_space else []),
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None if unknown is None else vocabulary.tokens[unknown],
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": {text: i for i, text in enumerate(vocabulary.tokens)},
+            "merges": [list(pair) for pair in merges(scores)],
+        },
+    }
+
+
+def merges(scores: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Every way to halve a piece into two pieces, the highest score of the union first.
+
+    >>> merges({"a": 0, "b": 0, "ab": -1, "aba": -2})
+    [('a', 'b'), ('ab', 'a')]
+    """
+    found: list[tuple[float, int, str, str]] = []
+    for piece, score in scores.items():
+        for at in range(1, len(piece)):
+            left, right = piece[:at], piece[at:]
+            if left in scores and right in scores:
+                # Of equals the longer left half first: that is what merging from the left leaves.
+                found.append((-score, -at, left, right))
+    found.sort()
+    return [(left, right) for _, _, left, right in found]
+
+
+def scores_of(
+    pieces: Collection[str], ranked: Sequence[tuple[str, str]]
+) -> tuple[dict[str, float], int]:
+    """Scores by which SentencePiece merges as BPE does by a list of merges; undoes `merges`.
+
+    Args:
+        pieces: the tokens that merging can make or begins with.
+        ranked: the merges, the first one first.
+
+    Returns:
+        The score of every piece, the lowest for those that no merge makes; and the number of
+        merges that the scores do not give, or that they give in another order.
+    """
+    ranks: dict[str, int] = {}
+    for left, right in ranked:
+        ranks.setdefault(left + right, len(ranks))
+    scores = {piece: -float(ranks.get(piece, len(ranks)) + 1) for piece in pieces}
+    order = [ranks[left + right] for left, right in ranked]
+    moved = sum(later < earlier for earlier, later in pairwise(order))
+    return scores, moved + len(set(ranked) ^ set(merges(scores)))
+
+
+def _replace(text: str, by: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {"String": text}, "content": by}
