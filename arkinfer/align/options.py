@@ -53,8 +53,10 @@ def options_of(artifact: Artifact, section: Section, checkpoint: Checkpoint) -> 
 def _embedding(module: ir.Module) -> str:
     for node in module.nodes():
         if node.op in ("nn.embedding", "quant.embedding"):
-            kind = node.weights[0].type
-            return kind.scheme.name if isinstance(kind, QuantizedType) else "none"
+            (table,) = node.weights
+            asked = table.source is not None and table.source.rule != "stored"
+            kind = table.type
+            return kind.scheme.name if asked and isinstance(kind, QuantizedType) else "none"
     return "none"
 
 

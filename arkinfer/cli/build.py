@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def build(
     model: Checkpoint = None,
     target: Target = "cpu",
-    quant: Quant = "int4",
+    quant: Quant = None,
     output: Output = None,
     backend: Sections = None,
     embedding: Embedding = None,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def plan(
     model: Checkpoint = None,
     target: Target = "cpu",
-    quant: Quant = "int4",
+    quant: Quant = None,
     backend: Sections = None,
     embedding: Embedding = None,
     dtype: Dtype = None,

@@ -83,7 +83,7 @@ class BuildReport:
 def build(
     model: str | Path | None = None,
     target: str = "cpu",
-    quant: str = "int4",
+    quant: str | None = None,
     output: str | Path | None = None,
     *,
     backend: str | tuple[str, ...] | None = None,
@@ -105,7 +105,7 @@ def build(
             the demo model.
         target: a name of `arkinfer.targets`.
         quant: `none`, `int8`, `int4`, or a form such as `int4-g128-asym`; see
-            `arkinfer.quant.parse_quant`.
+            `arkinfer.quant.parse_quant`. None: `int4`; `none` where the checkpoint is quantized.
         output: the file to write; None: `<model>-<target>-<quant>.ark` in the current folder.
         backend: whose section to write, or several; None: the target's first.
         embedding: scheme of embedding and head, or `none`; None: what `quant` implies.
@@ -137,6 +137,7 @@ def build(
     stages.start("opening the checkpoint")
     folder = resolve(None if model is None else str(model), offline=offline, confirm=confirm)
     with open_checkpoint(folder) as checkpoint:
+        options = options.for_checkpoint(checkpoint.schemes())
         path = _output(output, checkpoint.name, options)
         with _journal(kept, path) as journal, out_of_memory(path):
             stages.follow(journal, checkpoint.config.num_parameters)

@@ -14,6 +14,7 @@ from arkinfer.backend import RowStore
 from arkinfer.compiler.cache import Cache, arithmetic, code_of, key_of
 from arkinfer.compiler.weights import BLOCK, Leaves, WeightStore, elements_per_row, rows_of
 from arkinfer.errors import CheckpointError, UsageError
+from arkinfer.packing import QuantizedTensor
 
 if TYPE_CHECKING:
     from arkinfer.frontend.checkpoint import Checkpoint
@@ -226,6 +227,7 @@ def _is_rotated(cache: ir.Value) -> bool:
 def _probe(module: ir.Module) -> ir.Module:
     """A copy that ends at the caches, with matrices as they were before they were quantized."""
     from arkinfer.passes import pass_named, run_pipeline
+    from arkinfer.passes.symbols import dense_form
 
     probe = ir.parse_module(ir.print_module(module))
     step = probe.functions["step"]
@@ -234,10 +236,8 @@ def _probe(module: ir.Module) -> ir.Module:
     step.outputs = [step.outputs[i] for i in kept]
     for node in step.nodes:
         if node.op in ("quant.linear", "quant.embedding"):
-            (weight,) = node.weights
-            if weight.source is not None and weight.source.rule == "rtn":
-                node.op = node.op.replace("quant.", "nn.")
-                node.operands[1] = probe.weights[weight.source.inputs[0]]
+            node.op = node.op.replace("quant.", "nn.")
+            node.operands[1] = dense_form(probe, node.weights[0])
     run_pipeline(probe, [pass_named("eliminate-dead-code")])
     return probe
 
@@ -264,3 +264,6 @@ class _MoreLeaves:
     def rows(self, name: str, start: int, stop: int) -> Array:
         found = self._found.get(name)
         return self._leaves.rows(name, start, stop) if found is None else found[start:stop]
+
+    def quantized(self, name: str, start: int, stop: int) -> QuantizedTensor:
+        return self._leaves.quantized(name, start, stop)

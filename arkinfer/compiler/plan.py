@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from arkinfer.compiler.resources import build_memory
 from arkinfer.compiler.section import ALIGNMENT, MeasuringWriter
 from arkinfer.compiler.weights import WeightStore, elements_per_row, nbytes, rows_of
 from arkinfer.models.config import ModelConfig
-from arkinfer.packing import Scheme
+from arkinfer.packing import QuantizedTensor, Scheme
 from arkinfer.quant import round_to_nearest
 from arkinfer.runtime.footprint import run_bytes
 from arkinfer.verify.golden import ENTRY as GOLDEN
@@ -102,7 +103,7 @@ class Plan:
 def plan(
     model: str | Path | None = None,
     target: str = "cpu",
-    quant: str = "int4",
+    quant: str | None = None,
     *,
     backend: str | tuple[str, ...] | None = None,
     embedding: str | None = None,
@@ -119,15 +120,17 @@ def plan(
         CheckpointError: the config is damaged.
         UnsupportedError: the model, or a node of it, has no home on the target.
     """
-    from arkinfer.frontend.checkpoint import open_config
+    from arkinfer.frontend.checkpoint import open_config, stored_schemes
     from arkinfer.frontend.hub import resolve
 
     options = BuildOptions.make(target, quant, backend, embedding, dtype, context, chunk, kv)
     folder = resolve(None if model is None else str(model), offline=offline, weights=False)
     checkpoint = open_config(folder)
     config = checkpoint.config
+    schemes = stored_schemes(folder, config)
+    options = options.for_checkpoint(schemes)
     length = options.context_for(config)
-    module = _fused(options, config, length)
+    module = _fused(options, config, length, schemes)
     lowered = [legalize(module, each, options.target, None) for each in options.compilers]
     entries: dict[str, int] = {"ir.txt": len(ir.print_module(module).encode())}
     entries |= _texts(checkpoint)
@@ -162,9 +165,12 @@ def plan(
     )
 
 
-def _fused(options: BuildOptions, config: ModelConfig, context: int) -> ir.Module:
+def _fused(
+    options: BuildOptions, config: ModelConfig, context: int, schemes: Mapping[str, Scheme]
+) -> ir.Module:
     from arkinfer.compiler.prepare import DTYPES
     from arkinfer.frontend.dense import dense_module
+    from arkinfer.passes.use_quantized import STORED
 
     own = {"float32": "f32", "float16": "f16"}.get(config.torch_dtype, "bf16")
     stored = own if options.dtype is None else DTYPES[options.dtype]
@@ -175,6 +181,7 @@ def _fused(options: BuildOptions, config: ModelConfig, context: int) -> ir.Modul
         linear=options.quant.linear,
         embedding=options.quant.embedding,
         dtype=stored,
+        declared={name: (STORED, scheme) for name, scheme in schemes.items()},
     )
     return with_int8_caches(module) if options.kv == "int8" else module
 
@@ -204,6 +211,9 @@ class _NoLeaves:
     def rows(self, name: str, start: int, stop: int) -> np.ndarray[Any, Any]:
         if name == "model.rotary.inv_freq":
             return self._frequencies[start:stop]
+        raise FileNotFoundError(f"a plan has no weights, but {name} was asked for")
+
+    def quantized(self, name: str, start: int, stop: int) -> QuantizedTensor:
         raise FileNotFoundError(f"a plan has no weights, but {name} was asked for")
 
 

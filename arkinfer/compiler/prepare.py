@@ -17,6 +17,7 @@ from arkinfer.compiler.weights import Leaves
 from arkinfer.errors import UsageError, nearest
 from arkinfer.ir.types import dtype_name
 from arkinfer.models.config import ModelConfig
+from arkinfer.packing import Scheme
 from arkinfer.quant import QuantSpec, parse_quant
 from arkinfer.targets import Target, load_target
 
@@ -39,6 +40,9 @@ build without a pipeline of its own. The module is changed in place after that."
 TRACED, COPIED = "traced", "copied"
 """What a watcher is told of a module that no pass made; after a pass it is the pass's spec."""
 
+DEFAULT = "int4"
+"""How a checkpoint that is not quantized is, unless asked otherwise."""
+
 CHUNK = 512
 """Tokens of one prefill step, unless asked otherwise."""
 
@@ -54,12 +58,14 @@ class BuildOptions:
     context: int | None
     chunk: int
     kv: str = "fp32"
+    quant_given: str | None = None
+    embedding_given: str | None = None
 
     @classmethod
     def make(
         cls,
         target: str,
-        quant: str,
+        quant: str | None,
         backend: str | tuple[str, ...] | None,
         embedding: str | None,
         dtype: str | None,
@@ -74,7 +80,7 @@ class BuildOptions:
                 number.
         """
         machine = load_target(target)
-        spec = parse_quant(quant, embedding)
+        spec = parse_quant(quant or DEFAULT, embedding)
         names = (backend,) if isinstance(backend, str) else backend or machine.backends[:1]
         if len(set(names)) != len(names):
             raise UsageError(
@@ -88,7 +94,25 @@ class BuildOptions:
             if number is not None and number < 1:
                 raise UsageError(f"The {what} cannot be {number} tokens", "", "Give at least 1")
         compilers = tuple(compiler(name) for name in names)
-        return cls(machine, spec, compilers, dtype, context, chunk or CHUNK, kv)
+        return cls(machine, spec, compilers, dtype, context, chunk or CHUNK, kv, quant, embedding)
+
+    def for_checkpoint(self, schemes: Mapping[str, Scheme]) -> BuildOptions:
+        """The same for a checkpoint that has these matrices quantized: it stays as it is.
+
+        Raises:
+            UsageError: another quantization was asked for.
+        """
+        if not schemes or self.quant.linear is None:
+            return self
+        if self.quant_given is not None:
+            names = ", ".join(sorted({scheme.name for scheme in schemes.values()}))
+            raise UsageError(
+                f"The checkpoint is quantized already, to {names}",
+                "Quantizing it again would add to its errors",
+                "Leave --quant out, which takes the weights as they are, or start from the "
+                "unquantized checkpoint",
+            )
+        return replace(self, quant=parse_quant("none", self.embedding_given))
 
     def context_for(self, config: ModelConfig) -> int:
         """Tokens that the artifact will hold.
@@ -187,6 +211,7 @@ def prepare(
     from arkinfer.compiler.reuse import traced
     from arkinfer.frontend.leaves import LeafSource
     from arkinfer.passes import standard_pipeline
+    from arkinfer.passes.use_quantized import declare
 
     cache = cache or Cache(None)
     config = checkpoint.config
@@ -197,6 +222,7 @@ def prepare(
     _retype_leaves(module, {name: dtype_name(leaves.dtype(name)) for name in leaves.names()})
     watch(TRACED, module)
     original = ir.parse_module(ir.print_module(module))
+    declare(module, leaves.schemes())
     on_stage("optimizing the graph")
     folder = None if dump_ir is None else Path(dump_ir)
     store = None if options.dtype is None else DTYPES[options.dtype]

@@ -75,7 +75,8 @@ class SectionWriter:
                     raise InternalError(f"@{weight.name} is {kind}, but came dense")
                 parts = block.parts()
                 for name, rows in kept.items():
-                    rows.append(parts[name])
+                    if name != "order" or not rows:  # of all rows the same
+                        rows.append(parts[name])
                 yield parts["codes"]
 
         for name, (dtype, shape) in part_specs(kind.scheme, kind.shape).items():

@@ -29,6 +29,10 @@ class Leaves(Protocol):
         """Rows [start, stop) along axis 0."""
         ...
 
+    def quantized(self, name: str, start: int, stop: int) -> QuantizedTensor:
+        """Rows of a matrix that is quantized there; asked for by the rule "stored" alone."""
+        ...
+
 
 Quantizer: TypeAlias = Callable[[str, Array, Scheme, bool], QuantizedTensor]
 """The name of a weight, rows of its matrix, the scheme, whether to clip -> the rows quantized."""
@@ -85,13 +89,17 @@ class WeightStore:
             InternalError: a rule does not give what the symbol's type says.
         """
         found = self._evaluate(weight, start, stop)
-        if isinstance(weight.type, TensorType) and not isinstance(found, QuantizedTensor):
-            expected = (DTYPES[weight.type.dtype], (stop - start, *weight.type.shape[1:]))
-            if (found.dtype, found.shape) != expected:
-                raise InternalError(
-                    f"@{weight.name} is {weight.type}, but its rows came as {found.dtype} "
-                    f"{list(found.shape)}"
-                )
+        shape = (stop - start, *weight.type.shape[1:])
+        if isinstance(found, QuantizedTensor):
+            kind = found.scheme.name
+            expected = weight.type.scheme.name if isinstance(weight.type, QuantizedType) else ""
+        else:
+            kind = found.dtype
+            expected = DTYPES[weight.type.dtype] if isinstance(weight.type, TensorType) else ""
+        if (kind, found.shape) != (expected, shape):
+            raise InternalError(
+                f"@{weight.name} is {weight.type}, but its rows came as {kind} {list(found.shape)}"
+            )
         return found
 
     def _evaluate(self, weight: Weight, start: int, stop: int) -> Array | QuantizedTensor:
@@ -102,6 +110,8 @@ class WeightStore:
         options = dict(source.attributes)
         if source.rule == "concat":
             return self._concat(inputs, start, stop)
+        if source.rule == "stored":
+            return widened(self._leaves.quantized(source.inputs[0], start, stop))
         (inner,) = inputs
         matrix = cast(Array, self.rows(inner, start, stop))
         if source.rule == "scale":
@@ -113,16 +123,25 @@ class WeightStore:
             return self._quantize(weight.name, matrix, scheme, bool(options.get("clip", True)))
         raise InternalError(f'@{weight.name} comes by the unknown rule "{source.rule}"')
 
-    def _concat(self, inputs: list[Weight], start: int, stop: int) -> Array:
-        parts: list[Array] = []
+    def _concat(self, inputs: list[Weight], start: int, stop: int) -> Array | QuantizedTensor:
+        parts: list[Array | QuantizedTensor] = []
         offset = 0
         for inner in inputs:
             count = rows_of(inner)
             first, last = max(start - offset, 0), min(stop - offset, count)
             if first < last:
-                parts.append(cast(Array, self.rows(inner, first, last)))
+                parts.append(self.rows(inner, first, last))
             offset += count
-        return np.concatenate(parts)
+        if isinstance(parts[0], QuantizedTensor):
+            return QuantizedTensor.concatenate(cast("list[QuantizedTensor]", parts))
+        return np.concatenate(cast("list[Array]", parts))
+
+
+def widened(tensor: QuantizedTensor) -> QuantizedTensor:
+    """The same numbers with scales and minima in float32, as artifacts have them."""
+    parts = tensor.parts()
+    wide = {n: parts[n].astype(np.float32) for n in ("scale", "min") if n in parts}
+    return QuantizedTensor.from_parts(tensor.scheme, tensor.shape, parts | wide)
 
 
 def rows_of(weight: Weight) -> int:

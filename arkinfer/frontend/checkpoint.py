@@ -1,15 +1,14 @@
 """A Hugging Face checkpoint on disk: its config, its tokenizer, and its weights by name.
 
-Knows no torch module and no IR. Which file format the weights have is asked once, in `_table`;
-`safetensors_files.py` and `torch_bin.py` each give where every tensor lies.
+Knows no torch module and no IR. Where the tensors lie is `weight_files.py`'s business, and what
+quantized ones mean that of `quantized/`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -18,24 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from arkinfer.errors import CheckpointError, UnsupportedError, UsageError
-from arkinfer.frontend import safetensors_files, torch_bin
+from arkinfer.frontend import quantized
+from arkinfer.frontend.json_files import json_object, read_bytes, read_json, read_text
+from arkinfer.frontend.quantized import Matrix
 from arkinfer.frontend.slots import Slot, SlotReader
-from arkinfer.limits import (
-    JSON_BYTES,
-    JSON_VALUES,
-    TEXT_BYTES,
-    TOKENIZER_BYTES,
-    TOKENIZER_VALUES,
-    LimitError,
-    parse_json,
-)
+from arkinfer.frontend.weight_files import read_table
+from arkinfer.limits import TOKENIZER_BYTES, TOKENIZER_VALUES
 from arkinfer.models.config import ModelConfig, parse_config
-
-_FORMATS: dict[str, Callable[[Path], dict[str, Slot]]] = {
-    "model.safetensors": safetensors_files.read_table,
-    "pytorch_model.bin": torch_bin.read_table,
-}
-"""The name of an unsharded weight file -> its reader; the first that stands in the folder wins."""
+from arkinfer.packing import QuantizedTensor, Scheme
 
 _WEIGHT_DTYPES = ("bfloat16", "float16", "float32")
 
@@ -61,15 +50,21 @@ class Checkpoint:
         chat_template: chat_template.jinja, else the one in tokenizer_config.json, else None.
     """
 
-    def __init__(self, folder: Path, table: Mapping[str, Slot], config: ModelConfig) -> None:
+    def __init__(
+        self, folder: Path, config: ModelConfig, table: Mapping[str, Slot] | None = None
+    ) -> None:
         self.path = folder
         self.config = config
-        self.raw_config = _read_json(folder / "config.json")
-        self.generation = _read_json(folder / "generation_config.json")
-        self.tokenizer_config = _read_json(folder / "tokenizer_config.json")
+        self.raw_config = read_json(folder / "config.json")
+        self.generation = read_json(folder / "generation_config.json")
+        self.tokenizer_config = read_json(folder / "tokenizer_config.json")
         self.chat_template = _chat_template(folder, self.tokenizer_config)
-        self._table = dict(table)
         self._reader = SlotReader()
+        self._table = dict(table or {})
+        self._matrices: dict[str, Matrix] = {}
+        self._names: list[str] = []
+        if table is not None:
+            self._sort(config)
 
     @property
     def name(self) -> str:
@@ -103,7 +98,7 @@ class Checkpoint:
                 "Write one with transformers: AutoTokenizer.from_pretrained(folder)"
                 ".save_pretrained(folder).",
             )
-        return _read_bytes(file, TOKENIZER_BYTES)
+        return read_bytes(file, TOKENIZER_BYTES)
 
     @property
     def tokenizer_facts(self) -> dict[str, Any]:
@@ -112,30 +107,65 @@ class Checkpoint:
         Raises:
             CheckpointError: there is none, or it is none.
         """
-        return _object("tokenizer.json", self.tokenizer_json, TOKENIZER_BYTES, TOKENIZER_VALUES)
+        return json_object("tokenizer.json", self.tokenizer_json, TOKENIZER_BYTES, TOKENIZER_VALUES)
 
     def names(self) -> list[str]:
         """Every tensor of the model, in the model's order."""
-        return list(self._table)
+        return list(self._names)
+
+    def schemes(self) -> dict[str, Scheme]:
+        """The matrices that are quantized, and how."""
+        return {name: matrix.scheme for name, matrix in self._matrices.items()}
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """The dtype that a tensor is stored in: bfloat16, float16 or float32."""
-        return self._table[name].dtype
+        """The dtype that a tensor is stored in: bfloat16, float16 or float32.
+
+        That of a quantized matrix is float32, in which its numbers are exact.
+        """
+        return np.dtype(np.float32) if name in self._matrices else self._table[name].dtype
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._table[name].shape
+        return self._matrices[name].shape if name in self._matrices else self._table[name].shape
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """Rows [start:stop) of a tensor as stored (bf16 as `ml_dtypes.bfloat16`), in new memory.
 
-        Both ends are those of a slice: beyond the last row there is nothing.
+        Of a quantized matrix, the numbers that it stands for. Both ends are those of a slice:
+        beyond the last row there is nothing.
 
         Raises:
             CheckpointError: the file was cut off after it was opened.
         """
-        slot = self._table[name]
-        start, stop, _ = slice(start, stop).indices(slot.shape[0])
-        return self._reader.rows(slot, start, max(start, stop))
+        start, stop, _ = slice(start, stop).indices(self.shape(name)[0])
+        if name in self._matrices:
+            return self.quantized(name, start, max(start, stop)).dequantize()
+        return self._stored(name, start, max(start, stop))
+
+    def quantized(self, name: str, start: int, stop: int) -> QuantizedTensor:
+        """Rows [start, stop) of a matrix that `schemes` lists, bit-exact.
+
+        Raises:
+            CheckpointError: the file was cut off after it was opened, or its numbers contradict
+                its format.
+        """
+        return self._matrices[name].rows(self._stored, start, stop)
+
+    def _stored(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
+        return self._reader.rows(self._table[name], start, stop)
+
+    def _sort(self, config: ModelConfig) -> None:
+        """Finds what is quantized; the rest must be exactly the model's other tensors."""
+        expected = config.tensor_shapes()
+        shapes = {name: (slot.dtype, slot.shape) for name, slot in self._table.items()}
+        matrices = {name: (s[0], s[1]) for name, s in expected.items() if len(s) == 2}
+        facts = config.quantization or {}
+        self._matrices = quantized.find(shapes, matrices, facts, self._stored)
+        used = {name for matrix in self._matrices.values() for name in matrix.tensors}
+        rest = {name: slot for name, slot in self._table.items() if name not in used}
+        dense = {name: s for name, s in expected.items() if name not in self._matrices}
+        _check(rest, dense, config)
+        self._names = list(expected)
+        self._table = {name: self._table[name] for name in (*dense, *sorted(used))}
 
     def source_digest(self) -> str:
         """SHA-256, in hex, of what a build takes from the checkpoint; how it is sharded is not.
@@ -148,7 +178,7 @@ class Checkpoint:
         digest = hashlib.sha256()
         for name in _SETTINGS:
             file = self.path / name
-            content = _read_bytes(file, TOKENIZER_BYTES) if file.is_file() else b""
+            content = read_bytes(file, TOKENIZER_BYTES) if file.is_file() else b""
             digest.update(f"{name} {len(content)}\n".encode() + content)
         whole = sum(slot.nbytes for slot in self._table.values()) <= _SMALL
         for name, slot in sorted(self._table.items()):
@@ -193,7 +223,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             the shape that the config gives; names it.
     """
     bare = open_config(path)
-    return Checkpoint(bare.path, _checked(_table(bare.path), bare.config), bare.config)
+    return Checkpoint(bare.path, bare.config, read_table(bare.path))
 
 
 def open_config(path: str | Path) -> Checkpoint:
@@ -216,64 +246,28 @@ def open_config(path: str | Path) -> Checkpoint:
             "It has no config.json",
             "Give the folder that holds the checkpoint's config.json, or a hub id like org/name.",
         )
-    raw = _read_json(folder / "config.json")
-    config = parse_config(raw, _read_json(folder / "generation_config.json"))
-    return Checkpoint(folder, {}, config)
+    raw = read_json(folder / "config.json")
+    config = parse_config(raw, read_json(folder / "generation_config.json"))
+    return Checkpoint(folder, config)
 
 
-def _table(folder: Path) -> dict[str, Slot]:
-    """Where every tensor of the folder lies, over all shards."""
-    for name, read_table in _FORMATS.items():
-        if (folder / name).is_file():
-            return read_table(folder / name)
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            return _sharded(folder, index, read_table)
-    raise CheckpointError(
-        f"{folder} holds no weights",
-        f"It has neither {' nor '.join(_FORMATS)}, nor an index of shards",
-        "Download the checkpoint again, with its weight files.",
-    )
+def stored_schemes(folder: Path, config: ModelConfig) -> dict[str, Scheme]:
+    """The matrices that a checkpoint has quantized, for a plan: reads headers at most.
+
+    Raises:
+        UsageError, UnsupportedError, CheckpointError: as `open_checkpoint`, also where config.json
+            says that weights are quantized, and they are not there.
+    """
+    if config.quantization is None:
+        return {}
+    with open_checkpoint(folder) as checkpoint:
+        return checkpoint.schemes()
 
 
-def _sharded(
-    folder: Path, index: Path, read_table: Callable[[Path], dict[str, Slot]]
-) -> dict[str, Slot]:
-    weight_map = _read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(
-            f"{index.name} is damaged", "it has no weight_map", f"Download {index.name} again."
-        )
-    homes = cast("dict[str, Any]", weight_map)
-    table: dict[str, Slot] = {}
-    for shard in sorted({str(home) for home in homes.values()}):
-        if Path(shard).name != shard or not os.path.isfile(folder / shard):
-            raise CheckpointError(
-                f"The shard {shard} is missing from {folder}",
-                f"{index.name} says that weights are in it",
-                f"Download {shard} again.",
-            )
-        for name, slot in read_table(folder / shard).items():
-            if name in table:
-                raise CheckpointError(
-                    f"{name} is in two shards",
-                    f"In {table[name].file.name} and in {shard}",
-                    "Download the checkpoint again.",
-                )
-            table[name] = slot
-    for name, home in homes.items():
-        if name not in table:
-            raise CheckpointError(
-                f"{name} is missing from {home}",
-                f"{index.name} says that it is there",
-                f"Download {home} again.",
-            )
-    return table
-
-
-def _checked(table: Mapping[str, Slot], config: ModelConfig) -> dict[str, Slot]:
-    """Exactly the model's tensors, in the model's order."""
-    expected = config.tensor_shapes()
+def _check(
+    table: Mapping[str, Slot], expected: Mapping[str, tuple[int, ...]], config: ModelConfig
+) -> None:
+    """The table must hold these tensors, and no other."""
     extra = [name for name in table if name not in expected and not _harmless(name, config)]
     missing = [name for name in expected if name not in table]
     if missing:
@@ -308,7 +302,6 @@ def _checked(table: Mapping[str, Slot], config: ModelConfig) -> dict[str, Slot]:
                 f"Weights must be of {', '.join(_WEIGHT_DTYPES)}",
                 "Use the checkpoint's bf16 release.",
             )
-    return {name: table[name] for name in expected}
 
 
 def _harmless(name: str, config: ModelConfig) -> bool:
@@ -328,7 +321,7 @@ def _samples(nbytes: int, whole: bool) -> list[tuple[int, int]]:
 def _chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return _read_text(file)
+        return read_text(file)
     template: Any = tokenizer_config.get("chat_template")
     if isinstance(template, list):  # several by name, as older tool-using models have
         pairs = [pair for pair in cast("list[Any]", template) if isinstance(pair, dict)]
@@ -341,44 +334,3 @@ def _chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | N
         f"It is a {type(template).__name__}",
         "Restore tokenizer_config.json of the checkpoint.",
     )
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    """A JSON object; empty if the file does not exist."""
-    return _object(file.name, _read_bytes(file, JSON_BYTES)) if file.is_file() else {}
-
-
-def _object(
-    name: str, data: bytes, most: int = JSON_BYTES, values: int = JSON_VALUES
-) -> dict[str, Any]:
-    try:
-        content = parse_json(data, most=most, values=values)
-    except LimitError as error:
-        raise CheckpointError(
-            f"{name} cannot be read", f"Reason: {error}", f"Correct {name} or download it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{name} is not a JSON object", "", f"Download {name} again.")
-    return cast("dict[str, Any]", content)
-
-
-def _read_bytes(file: Path, most: int) -> bytes:
-    """The content of a file that has at most `most` bytes."""
-    with file.open("rb") as source:
-        content = source.read(most + 1)
-    if len(content) > most:
-        raise CheckpointError(
-            f"{file.name} is too long",
-            f"It has more than the {most:,} bytes that are read",
-            f"Download {file.name} again.",
-        )
-    return content
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return _read_bytes(file, TEXT_BYTES).decode()
-    except UnicodeDecodeError as error:
-        raise CheckpointError(
-            f"{file.name} is not UTF-8 text", str(error), f"Download {file.name} again."
-        ) from error

@@ -7,6 +7,8 @@ standard pipeline must arrive at, and a test holds them to it.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import cast
 
 from arkinfer import ir
 from arkinfer.ir import Builder, CacheType, Derived, TensorType, Value, Weight, dim
@@ -22,6 +24,7 @@ def dense_module(
     linear: Scheme | None = None,
     embedding: Scheme | None = None,
     dtype: str = "f32",
+    declared: Mapping[str, tuple[str, Scheme]] | None = None,
 ) -> ir.Module:
     """`step(tokens, rows, k0, v0, …) -> logits, k0, v0, …` of a config, fused.
 
@@ -32,8 +35,10 @@ def dense_module(
         linear: how the linears are quantized; None: not.
         embedding: how embedding and head are quantized; None: not.
         dtype: of the weights in the checkpoint, an IR name.
+        declared: the matrices whose quantized form is settled: rule and scheme by name.
     """
-    return _Dense(config, context, chunk, linear, embedding, dtype).build()
+    builder = _Dense(config, context, chunk, linear, embedding, dtype, declared or {})
+    return builder.build()
 
 
 class _Dense:
@@ -45,7 +50,9 @@ class _Dense:
         linear: Scheme | None,
         embedding: Scheme | None,
         dtype: str,
+        declared: Mapping[str, tuple[str, Scheme]],
     ) -> None:
+        self.declared = declared
         self.config, self.linear, self.embedding, self.dtype = config, linear, embedding, dtype
         self.context = context
         self.builder = Builder(ir.infer_types)
@@ -112,12 +119,8 @@ class _Dense:
         )
         b.loc = f"{at}.input_layernorm"
         normed = self.norm(hidden, f"{at}.input_layernorm.weight")
+        q, k, v = self.heads(normed, f"{at}.self_attn", heads, kv)
         b.loc = f"{at}.self_attn"
-        packed = self.multiply(normed, f"{at}.self_attn.qkv_proj.weight", self.linear)
-        packed = b.add("tensor.reshape", packed, shape=(dim("T"), heads + 2 * kv, size))
-        q = b.add("tensor.slice", packed, axis=1, start=0, stop=heads)
-        k = b.add("tensor.slice", packed, axis=1, start=heads, stop=heads + kv)
-        v = b.add("tensor.slice", packed, axis=1, start=heads + kv, stop=heads + 2 * kv)
         freq = self.leaf("model.rotary.inv_freq", (size // 2,), "f32")
         factor = config.rope_attention_factor
         q = b.add("nn.rope", q, positions, freq, factor=factor)
@@ -127,6 +130,29 @@ class _Dense:
         mixed = b.add("tensor.reshape", mixed, shape=(dim("T"), heads * size))
         b.loc = f"{at}.self_attn.o_proj"
         return self.multiply(mixed, f"{at}.self_attn.o_proj.weight", self.linear), k, v
+
+    def heads(self, x: Value, at: str, heads: int, kv: int) -> tuple[Value, ...]:
+        """Queries, keys and values: packed in one product where their matrices are alike."""
+        b, size = self.builder, self.config.head_dim
+        names = [f"{at}.{part}_proj" for part in "qkv"]
+        forms = {self.declared.get(f"{name}.weight") for name in names}
+        counts = (heads, kv, kv)
+        if len(forms) > 1 or any(form and form[1].act_order for form in forms):
+            found: list[Value] = []
+            for name, count in zip(names, counts, strict=True):
+                b.loc = name
+                part = self.multiply(x, f"{name}.weight", self.linear)
+                b.loc = at
+                found.append(b.add("tensor.reshape", part, shape=(dim("T"), count, size)))
+            return tuple(found)
+        b.loc = at
+        packed = self.multiply(x, f"{at}.qkv_proj.weight", self.linear)
+        packed = b.add("tensor.reshape", packed, shape=(dim("T"), heads + 2 * kv, size))
+        starts = (0, heads, heads + kv)
+        return tuple(
+            b.add("tensor.slice", packed, axis=1, start=start, stop=start + count)
+            for start, count in zip(starts, counts, strict=True)
+        )
 
     def leaf(self, name: str, shape: tuple[int, ...], dtype: str | None = None) -> Weight:
         return self.module.add_weight(Weight(name, TensorType(dtype or self.dtype, shape)))
@@ -146,30 +172,59 @@ class _Dense:
         )
 
     def matrix(self, name: str, scheme: Scheme | None) -> tuple[Weight, bool]:
-        weight = self.source(name)
+        parts = self.parts(name)
+        forms = [self.declared.get(part) for part in parts]
+        if forms[0] is not None:
+            found = [
+                self.form(part, *form) for part, form in zip(parts, forms, strict=True) if form
+            ]
+            return (found[0] if len(found) == 1 else self.stack(name, found)), True
         if scheme is None:
-            return weight, False
+            return self.source(name), False
+        return self.form(name, "rtn", scheme), True
+
+    def form(self, name: str, rule: str, scheme: Scheme) -> Weight:
+        """A quantized form of a matrix."""
+        weight = self.source(name)
         rows, columns = weight.type.shape
         assert isinstance(rows, int)
         assert isinstance(columns, int)
-        source = Derived("rtn", (weight.name,), (("scheme", scheme.name),))
+        source = Derived(rule, (weight.name,), (("scheme", scheme.name),))
         kind = ir.QuantizedType(scheme, (rows, columns))
-        return self.module.add_weight(Weight(f"{name}.{scheme.name}", kind, source)), True
+        return self.module.add_weight(Weight(f"{name}.{scheme.name}", kind, source))
+
+    def stack(self, name: str, parts: list[Weight]) -> Weight:
+        """The same scheme throughout, rows below each other."""
+        kinds = [cast(ir.QuantizedType, part.type) for part in parts]
+        kind = kinds[0]
+        rows = sum(each.shape[0] for each in kinds)
+        whole = ir.QuantizedType(kind.scheme, (rows, kind.shape[1]))
+        source = Derived("concat", tuple(part.name for part in parts))
+        return self.module.add_weight(Weight(f"{name}.{kind.scheme.name}", whole, source))
+
+    def parts(self, name: str) -> list[str]:
+        """The checkpoint's matrices that one is made of."""
+        if name in self.config.tensor_shapes():
+            return [name]
+        stem = name.removesuffix("qkv_proj.weight")
+        return [f"{stem}{x}_proj.weight" for x in "qkv"]
 
     def source(self, name: str) -> Weight:
         """A checkpoint's matrix, or q, k and v stacked."""
         shapes = self.config.tensor_shapes()
-        if name in shapes:
-            return self.leaf(name, shapes[name])
-        stem = name.removesuffix("qkv_proj.weight")
-        parts = [
-            self.leaf(f"{stem}{x}_proj.weight", shapes[f"{stem}{x}_proj.weight"]) for x in "qkv"
-        ]
+        parts = [self.leaf(part, shapes[part], self.dtype_of(part)) for part in self.parts(name)]
+        if len(parts) == 1:
+            return parts[0]
         rows = sum(shapes[p.name][0] for p in parts)
         kind = TensorType(self.dtype, (rows, self.config.hidden_size))
         return self.module.add_weight(
             Weight(name, kind, Derived("concat", tuple(p.name for p in parts)))
         )
+
+    def dtype_of(self, name: str) -> str:
+        """What is stored quantized stands for numbers of float32."""
+        form = self.declared.get(name)
+        return "f32" if form and form[0] == "stored" else self.dtype
 
     def multiply(self, x: Value, name: str, scheme: Scheme | None) -> Value:
         weight, quantized = self.matrix(name, scheme)

@@ -5,12 +5,14 @@ Most stand in the checkpoint; `model.rotary.inv_freq` follows from the config an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from arkinfer.models.config import ModelConfig
+from arkinfer.packing import QuantizedTensor, Scheme
 
 INV_FREQ = "model.rotary.inv_freq"
 """f32 [head_dim / 2]: the angle per position of every rotated pair."""
@@ -23,6 +25,8 @@ class Tensors(Protocol):
     def dtype(self, name: str) -> np.dtype[Any]: ...
     def shape(self, name: str) -> tuple[int, ...]: ...
     def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]: ...
+    def schemes(self) -> Mapping[str, Scheme]: ...
+    def quantized(self, name: str, start: int, stop: int) -> QuantizedTensor: ...
 
 
 class LeafSource:
@@ -52,3 +56,11 @@ class LeafSource:
         if name in self._derived:
             return self._derived[name][start:stop].copy()
         return self._checkpoint.read(name, start, stop)
+
+    def schemes(self) -> Mapping[str, Scheme]:
+        """The matrices that the checkpoint has quantized, and how."""
+        return self._checkpoint.schemes()
+
+    def quantized(self, name: str, start: int, stop: int) -> QuantizedTensor:
+        """Rows [start, stop) of one of them."""
+        return self._checkpoint.quantized(name, start, stop)

@@ -82,6 +82,8 @@ class ModelConfig:
     bos_token_id: int | None = 1
     eos_token_ids: tuple[int, ...] = (2,)
     sparse: Mapping[str, Any] | None = field(default=None, hash=False)
+    quantization: Mapping[str, Any] | None = field(default=None, hash=False)
+    """What the checkpoint says of matrices that are quantized already, its method named."""
 
     @property
     def rope_attention_factor(self) -> float:
@@ -163,6 +165,7 @@ def parse_config(
         bos_token_id=_bos(raw),
         eos_token_ids=tuple(sorted(eos)),
         sparse=_mapping(raw, "sparse_config") or None,
+        quantization=_quantization(raw),
     )
 
 
@@ -202,14 +205,29 @@ def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
                 f"The family uses {key} = {values[0]!r}",
                 "Use a checkpoint of the MiniCPM family or a plain Llama.",
             )
+
+
+QUANT_METHODS = ("gptq", "awq", "compressed-tensors", "marlin", "mlx")
+"""Values of `quant_method` whose weights `arkinfer.frontend.quantized` reads."""
+
+
+def _quantization(raw: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What config.json says of weights that are quantized already.
+
+    MLX calls it `quantization` and names no method.
+    """
     key = "quantization_config" if raw.get("quantization_config") else "quantization"
-    if quantized := _mapping(raw, key):
-        method = quantized.get("quant_method", "an unnamed method")
+    facts = _mapping(raw, key)
+    if not facts:
+        return None
+    method = str(facts.get("quant_method", "mlx" if "bits" in facts else "an unnamed method"))
+    if method not in QUANT_METHODS:
         raise UnsupportedError(
             f"config.json says that the weights are quantized already, by {method}",
-            "Only bf16, fp16 and fp32 weights are read",
+            f"Only these are read: bf16, fp16, fp32, {', '.join(QUANT_METHODS)}",
             "Use the unquantized checkpoint; `arkinfer build --quant` quantizes it.",
         )
+    return {**facts, "quant_method": method}
 
 
 def _rope(raw: Mapping[str, Any], head_dim: int, max_position: int, minicpm: bool) -> Rope:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import cast
 
 from arkinfer import ir
-from arkinfer.ir import Builder, Derived, Module, Node, TensorType, Value, Weight
+from arkinfer.ir import Builder, Derived, Module, Node, QuantizedType, TensorType, Value, Weight
 from arkinfer.ir.types import shape_text
 from arkinfer.passes.match import NoMatch, Pattern, Uses, need
 from arkinfer.passes.rewrite import Rewrite, rewrite_at
 from arkinfer.passes.symbols import common_path, derived, joined_name
+
+LINEARS = ("nn.linear", "quant.linear")
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class FuseQkv:
     name = "fuse-qkv"
 
     def run(self, module: Module) -> bool:
-        return rewrite_at(module, self.name, ("nn.linear",), _Fuse(module).attempt)
+        return rewrite_at(module, self.name, LINEARS, _Fuse(module).attempt)
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class _Fuse:
 
     def attempt(self, uses: Uses, first: Node) -> Rewrite | None:
         (x,) = first.values
-        linears = [node for node in uses.nodes(x) if node.op == "nn.linear"]
+        linears = [node for node in uses.nodes(x) if node.op in LINEARS]
         heads = [_heads(uses, node) for node in linears]
         if linears[0] is not first or len(linears) < 3 or not any(heads):
             return None  # seen before, or not the inputs of an attention
@@ -47,7 +49,7 @@ class _Fuse:
         b = Builder(ir.infer_types)
         b.loc = common_path([node.loc for node in linears])
         counts = [shape[-2] for shape in shapes]
-        packed = b.add("nn.linear", x, stacked)
+        packed = b.add(first.op, x, stacked)
         shape = (*shapes[0][:-2], sum(counts), shapes[0][-1])
         packed = b.add("tensor.reshape", packed, shape=shape)
         results: dict[Value, Value] = {}
@@ -62,14 +64,27 @@ class _Fuse:
     def _stack(self, operands: list[list[Weight]]) -> Weight:
         need(all(len(each) == 1 for each in operands), "a matrix is computed")
         weights = [each[0] for each in operands]
-        types = [cast(TensorType, weight.type) for weight in weights]
-        dtypes = sorted({kind.dtype for kind in types})
-        need(len(dtypes) == 1, f"the matrices are of different dtypes: {' and '.join(dtypes)}")
         need(len({w.name for w in weights}) == 3, "the linears share a matrix")
-        rows = sum(cast(int, kind.shape[0]) for kind in types)
+        kinds = [weight.type for weight in weights]
+        rows = sum(cast(int, kind.shape[0]) for kind in kinds)
         names = tuple(weight.name for weight in weights)
-        kind = TensorType(dtypes[0], (rows, types[0].shape[1]))
+        kind = _stacked_type(kinds, rows)
         return derived(self.module, Weight(joined_name(names), kind, Derived("concat", names)))
+
+
+def _stacked_type(kinds: list[TensorType | QuantizedType], rows: int) -> TensorType | QuantizedType:
+    forms = [_form(kind) for kind in kinds]
+    different = list(dict.fromkeys(forms))
+    need(len(different) == 1, f"the matrices are of different dtypes: {' and '.join(different)}")
+    first = kinds[0]
+    if isinstance(first, QuantizedType):
+        need(not first.scheme.act_order, "each matrix has its inputs in an order of its own")
+        return QuantizedType(first.scheme, (rows, first.shape[1]))
+    return TensorType(first.dtype, (rows, first.shape[1]))
+
+
+def _form(kind: TensorType | QuantizedType) -> str:
+    return kind.scheme.name if isinstance(kind, QuantizedType) else kind.dtype
 
 
 def _heads(uses: Uses, linear: Node) -> Node | None:

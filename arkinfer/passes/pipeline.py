@@ -18,14 +18,16 @@ FUSIONS = (
     "fuse-rope",
     "fuse-silu-mul",
     "fuse-attention",
+    "use-quantized",
     "fuse-qkv",
     "fuse-add",
     "eliminate-dead-code",
     "fold-scalars",
     "eliminate-common-subexpressions",
 )
-"""What every traced module goes through. Sums become `nn.add` when those of RoPE are gone, and
-scalars fold when there is an `nn.add` to take them and dead ones are gone."""
+"""What every traced module goes through. Quantized forms that are declared come before q, k and v
+are stacked, which works for forms that agree. Sums become `nn.add` when those of RoPE are gone,
+and scalars fold when there is an `nn.add` to take them and dead ones are gone."""
 
 
 def standard_pipeline(quant: QuantSpec | None = None, store: str | None = None) -> list[Pass]:

@@ -103,8 +103,10 @@ class _Names:
         return self._known[weight.name]
 
     def _source(self, weight: Weight, is_table: bool) -> Derived | None:
-        """The rule of a dense weight; quantized ones are random matrices, quantized."""
-        if weight.source is None or isinstance(weight.type, QuantizedType):
+        """The rule of a weight; what is quantized by one is a random matrix, quantized."""
+        if weight.source is None:
+            return None
+        if isinstance(weight.type, QuantizedType) and weight.source.rule != "concat":
             return None
         parts = [self._weight(self._declared[name], is_table) for name in weight.source.inputs]
         names = tuple(part.name for part in parts)
@@ -203,17 +205,18 @@ class _Weights:
         self._random = ir.RandomWeights(7)
 
     def load(self, weight: Weight) -> Any:
-        if isinstance(weight.type, QuantizedType):
-            return self._quantized(weight, weight.type)
         if weight.source is None:
+            if isinstance(weight.type, QuantizedType):
+                return self._quantized(weight, weight.type)
             return self._random.load(weight)
         parts = [self.load(self._module.weights[name]) for name in weight.source.inputs]
         options = dict(weight.source.attributes)
         if weight.source.rule == "concat":
-            return np.concatenate(parts)
+            quantized = isinstance(weight.type, QuantizedType)
+            return QuantizedTensor.concatenate(parts) if quantized else np.concatenate(parts)
         if weight.source.rule == "scale":
             return parts[0].astype(np.float32) * np.float32(cast(float, options["by"]))
-        return parts[0].astype(DTYPES[weight.type.dtype])
+        return parts[0].astype(DTYPES[cast(TensorType, weight.type).dtype])
 
     def _quantized(self, weight: Weight, kind: QuantizedType) -> QuantizedTensor:
         plain = Weight(weight.name, TensorType("f32", kind.shape))

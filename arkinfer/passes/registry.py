@@ -22,6 +22,7 @@ NAMES = (
     "quantize-cache",
     "rescale-residual",
     "store-weights",
+    "use-quantized",
 )
 """`fuse-rms-norm` is the class FuseRmsNorm of `arkinfer/passes/fuse_rms_norm.py`."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from arkinfer.ir import Module, Weight
+from arkinfer.ir import Derived, Module, QuantizedType, TensorType, Weight
 
 
 def derived(module: Module, weight: Weight) -> Weight:
@@ -15,6 +15,25 @@ def derived(module: Module, weight: Weight) -> Weight:
         weight = replace(weight, name=f"{name}.{number}")
         number += 1
     return weight
+
+
+def dense_form(module: Module, weight: Weight) -> Weight:
+    """What a quantized weight was before it was quantized; others are that themselves.
+
+    A stack of quantized matrices becomes a stack of dense ones, which the module then declares.
+    """
+    source = weight.source
+    if not isinstance(weight.type, QuantizedType) or source is None:
+        return weight
+    parts = [dense_form(module, module.weights[name]) for name in source.inputs]
+    if source.rule != "concat":
+        (part,) = parts
+        return part
+    names = tuple(part.name for part in parts)
+    dtype = parts[0].type.dtype if isinstance(parts[0].type, TensorType) else "f32"
+    kind = TensorType(dtype, weight.type.shape)
+    stack = Weight(joined_name(names), kind, Derived("concat", names))
+    return module.add_weight(derived(module, stack))
 
 
 def joined_name(names: Sequence[str]) -> str:

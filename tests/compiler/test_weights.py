@@ -27,6 +27,16 @@ class Leaves:
         self.most = max(self.most, stop - start)
         return self.arrays[name][start:stop]
 
+    def quantized(self, name: str, start: int, stop: int) -> QuantizedTensor:
+        """As a checkpoint has it: with scales of 16 bits."""
+        tensor = round_to_nearest(self.arrays[name][start:stop], STORED, clip=False)
+        parts = tensor.parts()
+        half = {"scale": parts["scale"].astype(np.float16)}
+        return QuantizedTensor.from_parts(STORED, tensor.shape, parts | half)
+
+
+STORED = Scheme(4, 32, "zero")
+
 
 def leaf(name: str, rows: int, dtype: Any = np.float32) -> tuple[Weight, np.ndarray]:
     array = np.random.default_rng([7, *name.encode()]).standard_normal((rows, 64)).astype(dtype)
@@ -101,3 +111,50 @@ def test_an_unknown_rule_is_named() -> None:
     odd = Weight("odd", weight.type, Derived("twist", ("w",)))
     with pytest.raises(InternalError, match='the unknown rule "twist"'):
         store(weight, odd, w=array).load(odd)
+
+
+def test_what_is_stored_quantized_comes_as_it_is_with_wide_scales() -> None:
+    weight, array = leaf("w", 6)
+    source = Derived("stored", ("w",), (("scheme", STORED.name),))
+    form = Weight("q", QuantizedType(STORED, (6, 64)), source)
+    found = store(form, weight, w=array)
+    own = found.rows(form, 2, 5)
+    given = Leaves({"w": array}).quantized("w", 2, 5)
+    assert isinstance(own, QuantizedTensor)
+    assert own.scale.dtype == np.float32
+    np.testing.assert_array_equal(own.codes, given.codes)
+    np.testing.assert_array_equal(own.dequantize(), given.dequantize())
+
+
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=3), st.data())
+def test_a_stack_of_quantized_matrices_by_any_rows(sizes: list[int], data: st.DataObject) -> None:
+    leaves = [leaf(f"w{i}", size) for i, size in enumerate(sizes)]
+    forms = [
+        Weight(
+            f"q{i}",
+            QuantizedType(STORED, (size, 64)),
+            Derived("stored" if i else "rtn", (f"w{i}",), (("scheme", STORED.name),)),
+        )
+        for i, size in enumerate(sizes)
+    ]
+    total = sum(sizes)
+    names = tuple(form.name for form in forms)
+    stack = Weight("stack", QuantizedType(STORED, (total, 64)), Derived("concat", names))
+    found = store(stack, *forms, *(w for w, _ in leaves), **{w.name: a for w, a in leaves})
+    start = data.draw(st.integers(0, total - 1))
+    stop = data.draw(st.integers(start + 1, total))
+    rows = found.rows(stack, start, stop)
+    whole = np.concatenate([found.load(form).dequantize() for form in forms])
+    assert isinstance(rows, QuantizedTensor)
+    np.testing.assert_array_equal(rows.dequantize(), whole[start:stop])
+
+
+def test_a_stored_form_of_another_scheme_is_a_bug_and_said_so() -> None:
+    weight, array = leaf("w", 6)
+    kind = QuantizedType(Scheme(8, 32), (6, 64))
+    form = Weight("q", kind, Derived("stored", ("w",), (("scheme", "int8-g32"),)))
+    with pytest.raises(InternalError) as caught:
+        store(form, weight, w=array).load(form)
+    assert "@q is quant<int8-g32>[6, 64], but its rows came as int4-g32-asym [6, 64]" in str(
+        caught.value
+    )

@@ -186,13 +186,13 @@ def test_renamed_tensors_are_named(tiny: Path) -> None:
     def rename(tensors: dict[str, Any]) -> None:
         for layer in (0, 1):
             old = f"model.layers.{layer}.mlp.up_proj"
-            tensors[f"{old}.qweight"] = tensors.pop(f"{old}.weight")
+            tensors[f"{old}.values"] = tensors.pop(f"{old}.weight")
 
     resave(tiny, rename)
     assert message(tiny, CheckpointError) == (
         "The tensor model.layers.0.mlp.up_proj.weight is missing. config.json needs it with the "
         "shape [512, 256], and it is in no weight file, nor are 1 others; "
-        '"model.layers.0.mlp.up_proj.qweight" is there instead. Use the config.json that belongs '
+        '"model.layers.0.mlp.up_proj.values" is there instead. Use the config.json that belongs '
         "to these weights, or download them again."
     )
 

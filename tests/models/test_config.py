@@ -141,10 +141,10 @@ def refusal(kind: type[ArkError], **changes: Any) -> str:
         ),
         ({"rope_scaling": {"type": "yarn", "factor": 4}}, 'config.json has the rope type "yarn"'),
         (
-            {"quantization_config": {"quant_method": "gptq", "bits": 4}},
-            "config.json says that the weights are quantized already, by gptq. Only bf16, fp16 and "
-            "fp32 weights are read. Use the unquantized checkpoint; `arkinfer build --quant` "
-            "quantizes it.",
+            {"quantization_config": {"quant_method": "aqlm", "bits": 4}},
+            "config.json says that the weights are quantized already, by aqlm. Only these are "
+            "read: bf16, fp16, fp32, gptq, awq, compressed-tensors, marlin, mlx. Use the "
+            "unquantized checkpoint; `arkinfer build --quant` quantizes it.",
         ),
     ],
 )

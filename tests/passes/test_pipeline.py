@@ -17,7 +17,9 @@ from arkinfer.errors import UnsupportedError
 from arkinfer.frontend.dense import dense_module
 from arkinfer.ir import Module, Value, Weight
 from arkinfer.models.config import ModelConfig, parse_config
+from arkinfer.packing import parse_scheme
 from arkinfer.passes import Pass, parse_passes, pass_named, run_pipeline, standard_pipeline
+from arkinfer.passes.use_quantized import declare
 from arkinfer.quant import parse_quant
 from arkinfer.testing import FAMILY, family
 
@@ -102,6 +104,28 @@ def test_quantized_it_does_so_too(quant: str, tied: bool, traced: Traced) -> Non
     module = like_dense(fused(traced(config), quant), config)
     expected = dense_module(config, context=64, linear=spec.linear, embedding=spec.embedding)
     assert ir.print_module(module) == ir.print_module(expected)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_declared_forms_are_used_alike(mixed: bool, traced: Traced) -> None:
+    """Where q, k and v differ, in layer 0, they stay apart."""
+    config = family("tied", intermediate_size=256)
+    schemes = {
+        name: parse_scheme("int8-g32" if mixed and "0.self_attn.k" in name else "int4-g32")
+        for name in config.tensor_shapes()
+        if "_proj" in name and "up_proj" not in name
+    }
+    module = traced(config)
+    declare(module, schemes)
+    module = like_dense(fused(module, "int8"), config)
+    spec = parse_quant("int8")
+    expected = dense_module(
+        config, context=64, linear=spec.linear, embedding=spec.embedding,
+        declared={name: ("stored", scheme) for name, scheme in schemes.items()},
+    )  # fmt: skip
+    assert ir.print_module(module) == ir.print_module(expected)
+    assert ("model.layers.0.self_attn.k_proj.weight.int8-g32" in module.weights) == mixed
+    assert "model.layers.1.self_attn.qkv_proj.weight.int4-g32" in module.weights
 
 
 def reads_back(folder: Path, module: Module) -> None:

@@ -12,11 +12,9 @@ from collections.abc import Mapping
 from arkinfer.errors import UnsupportedError
 from arkinfer.frontend.quantized import awq, compressed_tensors, gptq, marlin, mlx
 from arkinfer.frontend.quantized.matrix import Facts, Matrix, Read, Shapes
+from arkinfer.models.config import QUANT_METHODS
 
-__all__ = ["METHODS", "Facts", "Matrix", "Read", "Shapes", "find"]
-
-METHODS = ("gptq", "awq", "compressed-tensors", "marlin", "mlx")
-"""The `quant_method` of config.json whose weights are read."""
+__all__ = ["Facts", "Matrix", "Read", "Shapes", "find"]
 
 _FORMATS = (gptq.find, awq.find, marlin.find, compressed_tensors.find, mlx.find)
 
@@ -59,6 +57,6 @@ def _refuse_unknown(shapes: Shapes, name: str, shape: tuple[int, int]) -> None:
     raise UnsupportedError(
         f"{held} is {dtype.name} {list(found)}",
         f"The matrix has the shape {list(shape)}, and no quantized form of it that is read "
-        f"({', '.join(METHODS)}) looks like that",
+        f"({', '.join(QUANT_METHODS)}) looks like that",
         "Use another release of the model; `arkinfer build --quant` quantizes the bf16 one.",
     )

@@ -1,0 +1,63 @@
+"""Linears and embeddings read the quantized form of their matrix where the module declares one.
+
+A checkpoint that is quantized already, a calibrated method and a recipe all declare such forms:
+`@w.int4-g128 = stored(@w) {scheme = "int4-g128"}`. Knows no rule and no format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from arkinfer.ir import Derived, Module, QuantizedType, TensorType, Weight
+from arkinfer.packing import Scheme
+
+STORED = "stored"
+"""The rule of a weight whose quantized numbers are there: nothing is left to compute."""
+
+OPS = ("nn.linear", "nn.embedding")
+
+
+def declare(module: Module, schemes: Mapping[str, Scheme], rule: str = STORED) -> None:
+    """Declares quantized forms of matrices, for the pass to use.
+
+    Args:
+        module: it declares the matrices themselves.
+        schemes: by the names of these.
+        rule: how each form comes from its matrix.
+    """
+    for name, scheme in schemes.items():
+        shape = cast("tuple[int, int]", module.weights[name].type.shape)
+        kind, source = (
+            QuantizedType(scheme, shape),
+            Derived(rule, (name,), (("scheme", scheme.name),)),
+        )
+        module.add_weight(Weight(f"{name}.{scheme.name}", kind, source))
+
+
+@dataclass(frozen=True)
+class UseQuantized:
+    name = "use-quantized"
+
+    def run(self, module: Module) -> bool:
+        declared = {
+            weight.source.inputs[0]: weight
+            for weight in module.weights.values()
+            if isinstance(weight.type, QuantizedType) and weight.source
+        }
+        changed = False
+        for node in module.nodes():
+            matrix = node.operands[1] if node.op in OPS else None
+            if not isinstance(matrix, Weight) or not isinstance(matrix.type, TensorType):
+                continue
+            form = declared.get(matrix.name)
+            if form is None:
+                continue
+            if form.type.shape != matrix.type.shape:
+                module.remark(self.name, node, f"@{form.name} is {form.type}")
+                continue
+            node.operands[1] = form
+            node.op = node.op.replace("nn.", "quant.")
+            changed = True
+        return changed
