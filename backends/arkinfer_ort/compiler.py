@@ -40,7 +40,7 @@ class OnnxRuntimeCompiler:
                 raise UnsupportedError(f"ONNX Runtime cannot run {node.op}{where}", found.reason)
         facts = {name: cast(int, module.attributes[name]) for name in FACTS}
         out.file(SECTION_IR, ir.print_module(module).encode())
-        initializers = Initializers(out)
+        initializers = Initializers(out, target.arch)
         lowering = Lowering(module.functions["step"], facts["context"], initializers)
         lowering.run()
         model = out.file("model.onnx", lowering.graph.model())

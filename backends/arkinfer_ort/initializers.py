@@ -1,7 +1,8 @@
 """Which tensors of the artifact the ONNX graph reads, and under which names and shapes.
 
 Weights are used as they are stored; only what a kernel needs otherwise is written for this
-section alone: scales repeated per block, and rotary tables. Knows no node of the graph.
+section alone: scales repeated per block, ones in their place, and rotary tables. Knows no node of
+the graph.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ from arkinfer.backend import SectionWriter
 from arkinfer.ir import DTYPES, QuantizedType, TensorType, Weight
 from arkinfer.packing import QuantizedTensor, pack_bits, packed_size
 from arkinfer_ort.attention import Rotary
-from arkinfer_ort.support import INT8_CACHE_VERSION, block_size, needed_version
+from arkinfer_ort.support import (
+    INT8_CACHE_VERSION,
+    block_size,
+    has_row_factors,
+    needed_version,
+    product_block,
+)
 
 ROWS_AT_A_TIME = 1 << 22
 """Elements of a matrix, or of a rotary table, that are in memory at a time."""
@@ -34,6 +41,7 @@ class Matrix:
         codes: uint8, [N, K/block, block * bits / 8] or, of a table, [N, K * bits / 8].
         scale: float32 [N, K/block].
         zero: uint8, packed; None: the middle code stands for 0.
+        factors: float32 [N], what the product is multiplied by; None: nothing.
         order: int32 [K], the order of the columns; None: as they come.
         bits: per code.
         block: columns that share a scale.
@@ -43,6 +51,7 @@ class Matrix:
     codes: str
     scale: str
     zero: str | None
+    factors: str | None
     order: str | None
     bits: int
     block: int
@@ -58,8 +67,9 @@ class Initializers:
         versions: of ONNX Runtime, one for each matrix: the first that reads it right.
     """
 
-    def __init__(self, out: SectionWriter) -> None:
+    def __init__(self, out: SectionWriter, arch: str) -> None:
         self._out = out
+        self._arch = arch
         self.entries: dict[str, dict[str, Any]] = {}
         self.versions: set[str] = set()
 
@@ -82,7 +92,9 @@ class Initializers:
     def _matrix(self, weight: Weight, *, table: bool) -> Matrix:
         kind = cast(QuantizedType, weight.type)
         scheme, (rows, columns) = kind.scheme, kind.shape
-        block = cast(int, block_size(scheme, columns))
+        factored = has_row_factors(kind) and not table
+        size = block_size(scheme, columns) if table else product_block(kind, self._arch)
+        block = cast(int, size)
         self.versions.add(needed_version(kind, table=table))
         parts = self._out.weight(weight)
         blocks = columns // block
@@ -90,11 +102,24 @@ class Initializers:
         row_bytes = columns * scheme.bits // 8
         dims = [rows, row_bytes] if table else [rows, blocks, row_bytes // blocks]
         self._list(codes, parts["codes"], "uint8", dims)
-        scale, zero = self._scales(weight, kind, block, parts)
-        order = None
+        factors = order = None
+        if factored:
+            scale, zero = self._ones(rows, blocks), None
+            factors = self._list(f"{weight.name}.factors", parts["scale"], "float32", [rows])
+        else:
+            scale, zero = self._scales(weight, kind, block, parts)
         if "order" in parts:
             order = self._list(f"{weight.name}.order", parts["order"], "int32", [columns])
-        return Matrix(codes, scale, zero, order, scheme.bits, block, kind.shape)
+        return Matrix(codes, scale, zero, factors, order, scheme.bits, block, kind.shape)
+
+    def _ones(self, rows: int, blocks: int) -> str:
+        """Scales that change nothing, one tensor for all matrices of a shape."""
+        name = f"ones.{rows}x{blocks}"
+        if name not in self.entries:
+            ones = np.ones((rows, blocks), np.float32)
+            tensor = self._out.tensor(name, "float32", ones.shape, iter([ones]))
+            self._list(name, tensor, "float32", [rows, blocks])
+        return name
 
     def _scales(
         self, weight: Weight, kind: QuantizedType, block: int, parts: dict[str, str]

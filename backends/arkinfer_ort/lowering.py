@@ -242,7 +242,7 @@ class Lowering:
 
     def _multiplied(self, x: str, matrix: Matrix, loc: str) -> str:
         inputs = [x, matrix.codes, matrix.scale]
-        return self.graph.add(
+        product = self.graph.add(
             "MatMulNBits",
             inputs + ([matrix.zero] if matrix.zero else []),
             loc,
@@ -252,6 +252,9 @@ class Lowering:
             block_size=matrix.block,
             accuracy_level=INT8_ACTIVATIONS,
         )
+        if matrix.factors is None:
+            return product
+        return self.graph.add("Mul", [product, matrix.factors], loc)
 
     def add(self, node: Node) -> None:
         """A sum; together with the norm that reads it where there is one."""

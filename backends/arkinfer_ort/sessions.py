@@ -63,6 +63,7 @@ class Model:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", self.folder
         )
+        options.add_session_config_entry("mlas.use_lut_gemm", "1")  # products with two bits only
         if trace is not None:
             options.enable_profiling, options.profile_file_prefix = True, trace
         model = with_outputs(self.data, outputs)

@@ -20,7 +20,17 @@ BASE_VERSION = "1.23"
 
 BIT_VERSIONS = {2: "1.28", 4: BASE_VERSION, 8: BASE_VERSION}
 """Bits per weight -> the first ONNX Runtime that multiplies by them fast. 1.23 refuses two bits,
-and 1.24 to 1.27 widen the matrix at every use."""
+and 1.24 to 1.27 widen the matrix at every use, where they do not look sums up."""
+
+LOOKUP_VERSION = "1.24"
+"""The first ONNX Runtime whose products with two bits look up the sums of four activations. Its
+kernels for that run on any x86-64 with AVX2, the others for two bits on one with AVX-512 only."""
+
+LOOKUP_ROWS, LOOKUP_BLOCK = 128, 256
+"""Rows come in units of so many, and a scale may serve so many columns: looked up, a weight takes
+2 + 32 / 256 bits of memory beside what is shared, in the other layout at best 2 + 64 / 128. One
+row times [4096, 1024] takes 100 µs on one thread, 90 the other way and 105 with four bits; each
+of 32 rows takes 87, 50 and 50."""
 
 PADDED_ZEROS_VERSION = "1.28"
 """GatherBlockQuantized of 1.23 to 1.26 takes zero points of rows that do not fill whole bytes
@@ -56,11 +66,35 @@ def block_size(scheme: Scheme, columns: int) -> int | None:
     return next((block for block in BLOCKS if size % block == 0), None)
 
 
+def has_row_factors(kind: QuantizedType) -> bool:
+    """Whether a product is multiplied by the rows' scales afterwards: a scale for every block
+    would be a tenth of a matrix of two bits."""
+    scheme, (_, columns) = kind.scheme, kind.shape
+    return scheme.bits == 2 and scheme.offset == "none" and scheme.group_size(columns) == columns
+
+
+def looks_up(kind: QuantizedType) -> bool:
+    """Whether a product with such a matrix looks up sums, where the machine has kernels for it."""
+    scheme, (rows, columns) = kind.scheme, kind.shape
+    block = block_size(scheme, columns)
+    return scheme.bits == 2 and rows % LOOKUP_ROWS == 0 and block is not None and block % 32 == 0
+
+
+def product_block(kind: QuantizedType, arch: str) -> int | None:
+    """The block size of a matrix that is multiplied by; None: there is none."""
+    wide = has_row_factors(kind) and looks_up(kind) and kind.shape[1] % LOOKUP_BLOCK == 0
+    if wide and arch in MEASURED:
+        return LOOKUP_BLOCK
+    return block_size(kind.scheme, kind.shape[1])
+
+
 def needed_version(kind: QuantizedType, *, table: bool = False) -> str:
     """The first ONNX Runtime that multiplies by such a matrix, or looks up rows in it."""
     scheme, block = kind.scheme, block_size(kind.scheme, kind.shape[1])
     if table and scheme.offset == "zero" and block and kind.shape[1] // block * scheme.bits % 8:
         return PADDED_ZEROS_VERSION
+    if not table and looks_up(kind):
+        return LOOKUP_VERSION
     return BIT_VERSIONS[scheme.bits]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from arkinfer.models.config import parse_config
 from arkinfer.packing import encode, parse_scheme
 from arkinfer.testing import preset
 from arkinfer.testing.dense import dense_module
+from arkinfer_ort.support import MEASURED
 
 MIB = 1 << 20
 CONTEXT, CHUNK = 4096, 512
@@ -61,7 +63,8 @@ class RandomCodes:
         rng = np.random.default_rng([start, *weight.name.encode()])
         if isinstance(weight.type, ir.QuantizedType):
             scheme, columns = weight.type.scheme, weight.type.shape[1]
-            shape = (count, columns // scheme.group, scheme.group)
+            size = scheme.group_size(columns)
+            shape = (count, columns // size, size)
             codes = rng.integers(0, 1 << scheme.bits, shape, dtype=np.uint8)
             return encode(scheme, codes, np.full(shape[:2], 0.01, np.float32))
         if weight.name == "model.rotary.inv_freq":
@@ -77,32 +80,55 @@ class RandomCodes:
             yield self.rows(weight, start, min(start + step, weight.type.shape[0]))
 
 
-@pytest.fixture
-def model(write_section, tmp_path):
-    """6 layers of the 0.5B shape with a vocabulary of 32,768."""
-    raw = preset("minicpm4-0.5b", num_hidden_layers=6, vocab_size=32768)
-    config = parse_config(raw)
-    scheme = parse_scheme("int4-g128")
-    module = dense_module(config, context=CONTEXT, chunk=CHUNK, linear=scheme, embedding=scheme)
-    return write_section(module, RandomCodes(config), tmp_path / "model.ark")
+def written(write_section, path, linear, embedding, **changes):
+    """An artifact of the 0.5B shape, and the number of weights of its linears."""
+    config = parse_config(preset("minicpm4-0.5b", **changes))
+    schemes = {"linear": parse_scheme(linear), "embedding": parse_scheme(embedding)}
+    module = dense_module(config, context=CONTEXT, chunk=CHUNK, **schemes)
+    write_section(module, RandomCodes(config), path)
+    shapes = config.tensor_shapes().items()
+    return sum(math.prod(s) for name, s in shapes if ".layers." in name and len(s) == 2)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux")
-def test_weights_are_in_memory_once(model):
+def measured(path):
+    """Resident bytes at the steps of MEASURE, in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(model)],
+        [sys.executable, "-c", MEASURE, str(path)],
         env=environment,
         capture_output=True,
         text=True,
         check=True,
     )
-    found = json.loads(done.stdout)
-    with open_artifact(model) as artifact:
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux")
+def test_weights_are_in_memory_once(write_section, tmp_path):
+    path = tmp_path / "model.ark"
+    written(write_section, path, "int4-g128", "int4-g128", num_hidden_layers=6, vocab_size=32768)
+    found = measured(path)
+    with open_artifact(path) as artifact:
         section = artifact.section_bytes("onnxruntime")
     assert section > 50 * MIB
     assert found["open"] - found["start"] < 1.15 * section + 32 * MIB
     token = 6 * 2 * 2 * 64 * 4
     assert found["one token"] - found["open"] < 8 * MIB  # of 24 MiB that the caches may take
     assert found["chunk"] < 1.15 * section + 512 * token + 120 * MIB
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux")
+@pytest.mark.skipif(platform.machine() not in MEASURED, reason="the kernels are for x86-64")
+def test_ternary_weights_take_little_more_than_two_bits(write_section, tmp_path):
+    """By the difference of two models, which have everything in common but the MLP's width."""
+    narrow, wide = tmp_path / "narrow.ark", tmp_path / "wide.ark"
+    shape = {"linear": "int2-row", "embedding": "int4-g128", "vocab_size": 4096}
+    shape |= {"num_hidden_layers": 8, "hidden_size": 2048, "num_attention_heads": 32}
+    weights = -written(write_section, narrow, intermediate_size=2048, **shape)
+    weights += written(write_section, wide, intermediate_size=6144, **shape)
+    before, after = measured(narrow), measured(wide)
+    assert weights > 150e6
+    for step in ("open", "one token"):
+        assert 2 < (after[step] - before[step]) * 8 / weights < 2.2, step

@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from arkinfer.artifact import open_artifact
 from arkinfer.errors import UnsupportedError
 from arkinfer.ir import CacheType, Value, dim
 from arkinfer.packing import parse_scheme
@@ -53,6 +54,34 @@ def test_quantized_linear_of_every_scheme(name, scratch, matrix, build, load, or
     bound = 0.505 / 127 * largest @ np.abs(weight.dequantize().astype(np.float64)).T + 1e-5
     exact, found = check(module, s.leaves, build, load, oracle, bound)
     assert np.std(found - exact) < 0.015 * np.std(exact)
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEMES if name.startswith("int2")])
+@pytest.mark.parametrize("columns", [384, 512])
+def test_two_bits_looked_up(name, columns, scratch, matrix, build, load, oracle):
+    """Rows in units of 128. The sums of four activations are rounded to int8, too."""
+    s = scratch(table(columns))
+    weight = matrix(parse_scheme(name), (256, columns), seed=6)
+    module = s.finish(s.b.add("quant.linear", s.x, s.quantized("w", weight)))
+    exact, found = check(module, s.leaves, build, load, oracle, np.inf)
+    assert np.std(found - exact) < 0.015 * np.std(exact)
+    assert np.abs(found - exact).max() < 0.06 * np.std(exact)
+
+
+def test_rows_with_a_scale_each_share_the_blocks_scales(scratch, matrix, build, load, oracle):
+    """Two matrices of a shape: ones for the blocks once, and a factor for every row of each."""
+    s = scratch(table(512))
+    found = [matrix(parse_scheme("int2-row"), (128, 512), seed=seed) for seed in range(2)]
+    weights = [s.quantized(f"w{i}", weight) for i, weight in enumerate(found)]
+    parts = [s.b.add("quant.linear", s.x, weight) for weight in weights]
+    path = build(s.finish(s.b.add("nn.add", *parts, scale=1.0)), s.leaves)
+    with open_artifact(path) as artifact:
+        entries = artifact.sections["onnxruntime"].config["initializers"]
+    listed = {entry["name"]: entry["dims"] for entry in entries}
+    assert listed["ones.128x2"] == [128, 2]
+    assert listed["w0.factors"] == listed["w1.factors"] == [128]
+    assert listed["w0.codes"] == [128, 2, 64]
+    assert not any(name.endswith(".scale") for name in listed)
 
 
 @pytest.mark.parametrize("columns", [32, 96, 1056])

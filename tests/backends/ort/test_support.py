@@ -9,7 +9,7 @@ from arkinfer.ir import CacheType, QuantizedType, TensorType, Value, Weight, dim
 from arkinfer.packing import parse_scheme
 from arkinfer.targets import load_target
 from arkinfer_ort.compiler import OnnxRuntimeCompiler
-from arkinfer_ort.support import needed_version, newest
+from arkinfer_ort.support import needed_version, newest, product_block
 
 
 def support(op, *operands, target="cpu", **attributes):
@@ -67,6 +67,24 @@ def test_two_bits_are_measured_on_x86_only():
 def test_versions(name, columns, table, version):
     kind = QuantizedType(parse_scheme(name), (8, columns))
     assert needed_version(kind, table=table) == version
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "arch", "block", "version"),
+    [
+        ("int2-row", (128, 1024), "x86_64", 256, "1.24"),
+        ("int2-row", (128, 1024), "aarch64", 128, "1.24"),
+        ("int2-row", (128, 5760), "x86_64", 128, "1.24"),  # 22.5 * 256
+        ("int2-row", (192, 1024), "x86_64", 128, "1.28"),  # rows by 128 only
+        ("int2-g256", (128, 1024), "x86_64", 128, "1.24"),
+        ("int2-row-asym", (128, 1024), "x86_64", 128, "1.24"),
+        ("int4-row", (128, 1024), "x86_64", 128, "1.23"),
+    ],
+)
+def test_blocks_of_two_bits(name, shape, arch, block, version):
+    kind = QuantizedType(parse_scheme(name), shape)
+    assert product_block(kind, arch) == block
+    assert needed_version(kind) == version
 
 
 def test_the_newest_version_is_that_of_the_newest_feature():
