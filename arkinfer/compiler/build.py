@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +92,7 @@ def build(
     context: int | None = None,
     chunk: int | None = None,
     kv: str = "fp32",
+    overrides: Mapping[str, str] | None = None,
     offline: bool = False,
     confirm: Callable[[str, int], bool] | None = None,
     dump_ir: str | Path | None = None,
@@ -114,6 +115,8 @@ def build(
         chunk: the most tokens of one step; None: 512.
         kv: `fp32` or `int8`: how the key-value cache is kept. int8 takes a quarter of the memory;
             its scales, one per channel, are calibrated on a small built-in text.
+        overrides: schemes of matrices by a pattern of their torch module, such as
+            `{"model.layers.*.mlp.down_proj": "int8-g32"}`; of several that fit, the last counts.
         offline: use no network, only what the hub cache has.
         confirm: asked with the hub id and its bytes before a download; None: never asks.
         dump_ir: a folder for the IR after each pass.
@@ -130,7 +133,9 @@ def build(
     from arkinfer.frontend.checkpoint import open_checkpoint
     from arkinfer.frontend.hub import resolve
 
-    options = BuildOptions.make(target, quant, backend, embedding, dtype, context, chunk, kv)
+    options = BuildOptions.make(
+        target, quant, backend, embedding, dtype, context, chunk, kv, overrides
+    )
     remove_stale()
     kept = Cache.open() if cache else Cache(None)
     stages = Stages(on_progress, kept.folder)

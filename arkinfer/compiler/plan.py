@@ -111,6 +111,7 @@ def plan(
     context: int | None = None,
     chunk: int | None = None,
     kv: str = "fp32",
+    overrides: Mapping[str, str] | None = None,
     offline: bool = False,
 ) -> Plan:
     """Predicts a build; takes what `arkinfer.build` takes. Weights need not be there.
@@ -123,14 +124,16 @@ def plan(
     from arkinfer.frontend.checkpoint import open_config, stored_schemes
     from arkinfer.frontend.hub import resolve
 
-    options = BuildOptions.make(target, quant, backend, embedding, dtype, context, chunk, kv)
+    options = BuildOptions.make(
+        target, quant, backend, embedding, dtype, context, chunk, kv, overrides
+    )
     folder = resolve(None if model is None else str(model), offline=offline, weights=False)
     checkpoint = open_config(folder)
     config = checkpoint.config
     schemes = stored_schemes(folder, config)
     options = options.for_checkpoint(schemes)
     length = options.context_for(config)
-    module = _fused(options, config, length, schemes)
+    module = _fused(options, config, length, options.settled(config, schemes))
     lowered = [legalize(module, each, options.target, None) for each in options.compilers]
     entries: dict[str, int] = {"ir.txt": len(ir.print_module(module).encode())}
     entries |= _texts(checkpoint)
@@ -166,11 +169,13 @@ def plan(
 
 
 def _fused(
-    options: BuildOptions, config: ModelConfig, context: int, schemes: Mapping[str, Scheme]
+    options: BuildOptions,
+    config: ModelConfig,
+    context: int,
+    settled: Mapping[str, tuple[str, Scheme]],
 ) -> ir.Module:
     from arkinfer.compiler.prepare import DTYPES
     from arkinfer.frontend.dense import dense_module
-    from arkinfer.passes.use_quantized import STORED
 
     own = {"float32": "f32", "float16": "f16"}.get(config.torch_dtype, "bf16")
     stored = own if options.dtype is None else DTYPES[options.dtype]
@@ -181,7 +186,7 @@ def _fused(
         linear=options.quant.linear,
         embedding=options.quant.embedding,
         dtype=stored,
-        declared={name: (STORED, scheme) for name, scheme in schemes.items()},
+        declared=settled,
     )
     return with_int8_caches(module) if options.kv == "int8" else module
 

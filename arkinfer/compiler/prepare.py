@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,6 +20,7 @@ from arkinfer.ir.types import dtype_name
 from arkinfer.models.config import ModelConfig
 from arkinfer.packing import Scheme
 from arkinfer.quant import QuantSpec, parse_quant
+from arkinfer.quant.spec import parse_linear
 from arkinfer.targets import Target, load_target
 
 if TYPE_CHECKING:
@@ -60,6 +62,9 @@ class BuildOptions:
     kv: str = "fp32"
     quant_given: str | None = None
     embedding_given: str | None = None
+    overrides: tuple[tuple[str, Scheme], ...] = ()
+    """Matrices by a pattern of their torch module, and what they are quantized to in place of
+    what `quant` says; of several that fit, the last counts."""
 
     @classmethod
     def make(
@@ -72,6 +77,7 @@ class BuildOptions:
         context: int | None,
         chunk: int | None,
         kv: str = "fp32",
+        overrides: Mapping[str, str] | None = None,
     ) -> BuildOptions:
         """Checks every name; the nearest known one is offered.
 
@@ -94,7 +100,10 @@ class BuildOptions:
             if number is not None and number < 1:
                 raise UsageError(f"The {what} cannot be {number} tokens", "", "Give at least 1")
         compilers = tuple(compiler(name) for name in names)
-        return cls(machine, spec, compilers, dtype, context, chunk or CHUNK, kv, quant, embedding)
+        own = tuple((pattern, parse_linear(name)) for pattern, name in (overrides or {}).items())
+        return cls(
+            machine, spec, compilers, dtype, context, chunk or CHUNK, kv, quant, embedding, own
+        )
 
     def for_checkpoint(self, schemes: Mapping[str, Scheme]) -> BuildOptions:
         """The same for a checkpoint that has these matrices quantized: it stays as it is.
@@ -113,6 +122,38 @@ class BuildOptions:
                 "unquantized checkpoint",
             )
         return replace(self, quant=parse_quant("none", self.embedding_given))
+
+    def settled(
+        self, config: ModelConfig, schemes: Mapping[str, Scheme]
+    ) -> dict[str, tuple[str, Scheme]]:
+        """The matrices whose quantized form `quant` has no say in: by name, rule and scheme.
+
+        Args:
+            config: the model.
+            schemes: what the checkpoint has quantized.
+
+        Raises:
+            UsageError: an override fits no matrix, or one that is quantized already.
+        """
+        found = {name: ("stored", scheme) for name, scheme in schemes.items()}
+        matrices = [name for name, shape in config.tensor_shapes().items() if len(shape) == 2]
+        for pattern, scheme in self.overrides:
+            named = [n for n in matrices if fnmatchcase(n.removesuffix(".weight"), pattern)]
+            if not named:
+                raise UsageError(
+                    f'The override "{pattern}" fits no matrix of the model',
+                    "",
+                    "Write a torch module with * where names differ, such as "
+                    "model.layers.*.mlp.down_proj",
+                )
+            if fixed := [name for name in named if name in schemes]:
+                raise UsageError(
+                    f'The override "{pattern}" fits {fixed[0]}, which is quantized already',
+                    "",
+                    "Leave the override out, or start from the unquantized checkpoint",
+                )
+            found |= {name: ("rtn", scheme) for name in named}
+        return found
 
     def context_for(self, config: ModelConfig) -> int:
         """Tokens that the artifact will hold.
@@ -222,7 +263,7 @@ def prepare(
     _retype_leaves(module, {name: dtype_name(leaves.dtype(name)) for name in leaves.names()})
     watch(TRACED, module)
     original = ir.parse_module(ir.print_module(module))
-    declare(module, leaves.schemes())
+    declare(module, options.settled(config, leaves.schemes()))
     on_stage("optimizing the graph")
     folder = None if dump_ir is None else Path(dump_ir)
     store = None if options.dtype is None else DTYPES[options.dtype]

@@ -13,27 +13,22 @@ from typing import cast
 from arkinfer.ir import Derived, Module, QuantizedType, TensorType, Weight
 from arkinfer.packing import Scheme
 
-STORED = "stored"
-"""The rule of a weight whose quantized numbers are there: nothing is left to compute."""
-
 OPS = ("nn.linear", "nn.embedding")
 
 
-def declare(module: Module, schemes: Mapping[str, Scheme], rule: str = STORED) -> None:
+def declare(module: Module, forms: Mapping[str, tuple[str, Scheme]]) -> None:
     """Declares quantized forms of matrices, for the pass to use.
 
     Args:
         module: it declares the matrices themselves.
-        schemes: by the names of these.
-        rule: how each form comes from its matrix.
+        forms: by the names of these, how the form comes from its matrix, and its scheme. By the
+            rule "stored" nothing is left to compute: the numbers are there.
     """
-    for name, scheme in schemes.items():
+    for name, (rule, scheme) in forms.items():
         shape = cast("tuple[int, int]", module.weights[name].type.shape)
-        kind, source = (
-            QuantizedType(scheme, shape),
-            Derived(rule, (name,), (("scheme", scheme.name),)),
-        )
-        module.add_weight(Weight(f"{name}.{scheme.name}", kind, source))
+        source = Derived(rule, (name,), (("scheme", scheme.name),))
+        form = Weight(f"{name}.{scheme.name}", QuantizedType(scheme, shape), source)
+        module.add_weight(form)
 
 
 @dataclass(frozen=True)

@@ -49,14 +49,19 @@ def parse_quant(name: str, embedding: str | None = None) -> QuantSpec:
     if name in NAMED:
         linear, own = (None if part is None else parse_scheme(part) for part in NAMED[name])
     else:
-        linear = _scheme(name)
+        linear = parse_linear(name)
         own = Scheme(8, linear.group)
     if embedding is not None:
-        own = None if embedding == "none" else _scheme(embedding)
+        own = None if embedding == "none" else parse_linear(embedding)
     return QuantSpec(name, linear, own)
 
 
-def _scheme(name: str) -> Scheme:
+def parse_linear(name: str) -> Scheme:
+    """The scheme of one matrix, as round-to-nearest makes it.
+
+    Raises:
+        UsageError: it makes none of that name; the nearest is offered.
+    """
     match = re.fullmatch(r"int([48])-(?:g(\d+)|row)(-asym)?", name)
     if match is None or int(match[2] or 0) not in GROUPS:
         known = [

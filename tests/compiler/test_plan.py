@@ -87,3 +87,26 @@ def test_a_plan_refuses_what_a_build_refuses(tmp_path: Path) -> None:
     )
     with pytest.raises(UnsupportedError, match='Did you mean "MiniCPMForCausalLM"'):
         plan(tmp_path)
+
+
+def test_overrides_are_planned_as_they_are_built(tmp_path: Path) -> None:
+    folder = make_checkpoint(preset("tiny"), 0, tmp_path / "tiny")
+    overrides = {"model.layers.*.mlp.down_proj": "int8-g32", "model.layers.1.*": "int8-g64"}
+    predicted = plan(folder, quant="int4-g32", overrides=overrides)
+    report = build(folder, quant="int4-g32", overrides=overrides, output=tmp_path / "m.ark")
+    assert report.schemes == {"int4-g32": 4, "int8-g32": 2, "int8-g64": 5}
+    assert predicted.artifact_bytes == pytest.approx(report.size, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        ({"model.layers.9.*": "int8-g32"}, 'The override "model.layers.9.*" fits no matrix'),
+        ({"lm_head": "int9-g32"}, 'There is no quantization "int9-g32"'),
+    ],
+)
+def test_overrides_that_mean_nothing(overrides: dict[str, str], text: str, tmp_path: Path) -> None:
+    folder = make_checkpoint(preset("tiny"), 0, tmp_path / "tiny")
+    with pytest.raises(UsageError) as caught:
+        plan(folder, overrides=overrides)
+    assert text in str(caught.value)

@@ -116,12 +116,13 @@ def test_declared_forms_are_used_alike(mixed: bool, traced: Traced) -> None:
         if "_proj" in name and "up_proj" not in name
     }
     module = traced(config)
-    declare(module, schemes)
+    forms = {name: ("stored", scheme) for name, scheme in schemes.items()}
+    declare(module, forms)
     module = like_dense(fused(module, "int8"), config)
     spec = parse_quant("int8")
     expected = dense_module(
         config, context=64, linear=spec.linear, embedding=spec.embedding,
-        declared={name: ("stored", scheme) for name, scheme in schemes.items()},
+        declared=forms,
     )  # fmt: skip
     assert ir.print_module(module) == ir.print_module(expected)
     assert ("model.layers.0.self_attn.k_proj.weight.int8-g32" in module.weights) == mixed
