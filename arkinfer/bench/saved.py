@@ -5,7 +5,6 @@ Saved files are foreign: they may be damaged, of a later version, or no such fil
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from arkinfer.bench.cases import Case
 from arkinfer.bench.compare import Difference, Rule
 from arkinfer.bench.confidence import Interval, launches_needed, unpaired
 from arkinfer.errors import ArkError, ResourceError, UsageError
+from arkinfer.limits import JSON_BYTES, parse_json
 from arkinfer.machine.environment import Environment, alike, noted
 
-_MOST = 32 << 20  # bytes of a saved file
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Round = Annotated[list[_Seconds], Field(min_length=1)]
 
@@ -75,20 +74,18 @@ def read_saved(path: str | Path) -> Saved:
     """
     try:
         with open(path, "rb") as stream:
-            data = stream.read(_MOST + 1)
+            data = stream.read(JSON_BYTES + 1)
     except OSError as error:
         raise _unreadable(path, error) from error
     try:
-        if len(data) > _MOST:
-            raise ValueError(f"it is larger than {_MOST >> 20} MiB")
-        found = _File.model_validate(json.loads(data))
+        found = _File.model_validate(parse_json(data))
         before = Environment.from_json(found.environment.before)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise _foreign(path, f"{place}: {first['msg']}" if place else first["msg"]) from error
-    except (ValueError, RecursionError) as error:
-        raise _foreign(path, str(error)) from error
+    except ValueError as error:
+        raise _foreign(path, f"Reason: {error}") from error
     seconds = {Case(r.kind, r.depth, r.tokens): r.seconds for r in found.results}
     facts = {"path": found.path, "backend": found.backend, "threads": found.threads}
     return Saved(str(path), facts, seconds, before, found.environment.disturbed)

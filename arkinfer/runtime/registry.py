@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, NoReturn
 
-from arkinfer.errors import ArtifactError, DeviceError, InternalError, UsageError, nearest
+from arkinfer.errors import ArtifactError, DeviceError, InternalError, UsageError
 from arkinfer.runtime.contract import Checker, Demand, Executable, Executor, LoadOptions
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def executor(name: str) -> Executor:
     if name not in known:
         raise DeviceError(
             f'No executor for the backend "{name}" is installed',
-            "The artifact needs one to run on this device",
-            nearest(name, known),
+            f"The section needs one to run; this device has: {', '.join(sorted(known))}",
+            "Install the Python package that brings it",
         )
     try:
         return known[name].load()()

@@ -1,7 +1,7 @@
 """Loads a tokenizer.json within limits: its patterns must not run on, its steps must not grow text.
 
 The library (tokenizers, in Rust) bounds neither, and reports some failures by panics. Knows no
-model, no prompt and no decoding.
+model, no prompt and no decoding; what loading may take is known to `tokenizer_memory`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from arkinfer.errors import ArtifactError, UnsupportedError
-from arkinfer.limits import TOKENIZER_BYTES
+from arkinfer.errors import ArkError, ArtifactError, UnsupportedError
+from arkinfer.limits import TOKENIZER_BYTES, LimitError
+from arkinfer.runtime.tokenizer_memory import load_within
 
 if TYPE_CHECKING:
     import tokenizers
@@ -37,8 +38,8 @@ _PRE_TOKENIZERS = frozenset(
      "Split", "UnicodeScripts", "Whitespace", "WhitespaceSplit"}
 )  # fmt: skip
 _REGEX = re.compile(rb'"Regex"\s*:\s*("[^"\\]*(?:\\.[^"\\]*)*")')
-_HIDDEN = re.compile(rb"(?<!\\)(?:\\\\)*\\u00(?:52|65|67|78)")
-"""The letters of "Regex" written as escapes, which no program does."""
+_HIDDEN = re.compile(rb"(?i)(?<!\\)(?:\\\\)*\\u00(?:4[1-9a-f]|5[0-9a]|6[1-9a-f]|7[0-9a])")
+"""Plain letters written as escapes, which no program does: "Regex" is looked for in the bytes."""
 
 
 def load(source: bytes) -> tokenizers.Tokenizer:
@@ -46,22 +47,26 @@ def load(source: bytes) -> tokenizers.Tokenizer:
 
     Raises:
         ArtifactError: it is not a tokenizer.json.
-        UnsupportedError: a step or a pattern of a kind whose work is not bounded.
+        UnsupportedError: a step or a pattern of a kind whose work is not bounded, or a file that
+            could take more memory than twice its size and 64 MiB.
     """
-    import tokenizers
-
     if len(source) > TOKENIZER_BYTES:
         raise _unreadable(f"It has more than {TOKENIZER_BYTES:,} bytes")
     if source.count(b'"content"') > MOST_ADDED:
         raise _unreadable(f"It has more than {MOST_ADDED:,} added tokens")
     if _HIDDEN.search(source):
         raise _unreadable("It writes plain letters as escapes")
-    for match in _REGEX.finditer(source):  # before the library compiles them
-        check_pattern(_text(match[1]))
+    patterns = [_text(match[1]) for match in _REGEX.finditer(source)]
+    for pattern in patterns:  # before the library compiles them
+        check_pattern(pattern)
     try:
-        tokenizer = tokenizers.Tokenizer.from_buffer(source)
+        tokenizer = load_within(source, sum(map(len, patterns)))
         tokenizer.no_truncation()
         tokenizer.no_padding()
+    except ArkError:
+        raise
+    except LimitError as error:
+        raise _unreadable(f"Reason: {error}") from error
     except BaseException as error:  # a panic of the library is no Exception
         raise unless_interrupt(error, _unreadable(str(error))) from error
     _check_steps(tokenizer)

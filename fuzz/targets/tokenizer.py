@@ -1,11 +1,15 @@
-"""A tokenizer.json: loaded by the library, then encoding, guarding and decoding."""
+"""A tokenizer.json: loaded by the library whole and apart, then encoding, guarding and decoding."""
 
 from __future__ import annotations
 
 import json
 
-from arkinfer.errors import ArtifactError, UnsupportedError
+import tokenizers
+
+from arkinfer.errors import ArkError, ArtifactError, UnsupportedError
+from arkinfer.limits import LimitError
 from arkinfer.runtime.tokenizer import Tokenizer
+from arkinfer.runtime.tokenizer_memory import load_apart
 from fuzz.files import refusing
 
 _WORDS = """normalizer pre_tokenizer decoder model added_tokens Sequence Split Replace Prepend Regex
@@ -67,3 +71,21 @@ def one(data: bytes) -> None:
         said = tokenizer.guard("<s>ab  a\n<|im_end|>" + "a" * 200 + " b" * 50)
         ids = tokenizer.encode("<s>" + said, guarded=True) + tokenizer.encode("ab 12 !ü")
         tokenizer.decode([*ids, 10**6])
+        _compare(data)
+
+
+def _compare(data: bytes) -> None:
+    """As large files are loaded; what is not written plainly or not strict JSON never is."""
+    try:
+        apart = load_apart(data, 1 << 40)
+    except (ArkError, LimitError):
+        return
+    whole = tokenizers.Tokenizer.from_buffer(data)
+    assert _told(apart) == _told(whole), "the two ways of loading differ"
+
+
+def _told(tokenizer: tokenizers.Tokenizer) -> list[object]:
+    parts = (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder)
+    states = [part and part.__getstate__() for part in parts]
+    added = {i: repr(token) for i, token in tokenizer.get_added_tokens_decoder().items()}
+    return [tokenizer.get_vocab(with_added_tokens=False), added, *states]

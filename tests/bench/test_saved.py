@@ -72,11 +72,12 @@ def test_unlike_machines(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "Expecting value: line 1 column 1 (char 0)"),
+        ("", "Reason: it is not JSON: Expecting value: line 1 column 1 (char 0)"),
         ("[1]", "Input should be a valid dictionary or instance of _File"),
         ("{}", "path: Field required"),
         ("[" * 100_000, ""),
-        ('{"path": 1e999}', "path: Input should be a valid string"),
+        ('{"path": 1e999}', "Reason: it has a number beyond all bounds"),
+        ('{"path": 1}', "path: Input should be a valid string"),
         ("\xff\xfe", ""),
     ],
 )

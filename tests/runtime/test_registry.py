@@ -42,9 +42,10 @@ def test_an_unknown_executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = write_artifact(tmp_path / "m.ark", backends=("bigrams",))
     text = failure(DeviceError, path)
     assert text.startswith(
-        'No executor for the backend "bigrams" is installed. The artifact needs one to run on '
-        'this device. Did you mean "bigram"? Known: bigram'
+        'No executor for the backend "bigrams" is installed. The section needs one to run; this '
+        "device has: bigram"
     )
+    assert text.endswith("Install the Python package that brings it.")
 
 
 def test_no_executor_at_all(artifact: Path, monkeypatch: pytest.MonkeyPatch):
