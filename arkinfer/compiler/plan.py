@@ -194,7 +194,7 @@ def _fused(
 def _texts(checkpoint: Checkpoint) -> dict[str, int]:
     """Sizes of the entries that are copied; a tokenizer that is not there yet counts nothing."""
     texts = {"report.json": 900}
-    if (checkpoint.path / "tokenizer.json").is_file():
+    if checkpoint.has_tokenizer:
         texts["tokenizer.json"] = len(checkpoint.tokenizer_json)
     if checkpoint.chat_template is not None:
         texts["chat_template.jinja"] = len(checkpoint.chat_template.encode())

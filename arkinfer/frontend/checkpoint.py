@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from arkinfer.errors import CheckpointError, UnsupportedError, UsageError
 from arkinfer.frontend import quantized
+from arkinfer.frontend.gguf.split import gguf_file
 from arkinfer.frontend.json_files import json_object, read_bytes, read_json, read_text
 from arkinfer.frontend.quantized import Matrix
 from arkinfer.frontend.slots import Slot, SlotReader
@@ -84,6 +85,11 @@ class Checkpoint:
         return folder.parent.name if folder.name == "checkpoint" else folder.name
 
     @property
+    def has_tokenizer(self) -> bool:
+        """Whether there is a tokenizer.json."""
+        return (self.path / "tokenizer.json").is_file()
+
+    @property
     def tokenizer_json(self) -> bytes:
         """The bytes of tokenizer.json.
 
@@ -91,7 +97,7 @@ class Checkpoint:
             CheckpointError: there is none.
         """
         file = self.path / "tokenizer.json"
-        if not file.is_file():
+        if not self.has_tokenizer:
             raise CheckpointError(
                 f"{self.path} has no tokenizer.json",
                 "Other tokenizer files cannot be read without the code that came with them",
@@ -176,9 +182,7 @@ class Checkpoint:
         apart; it does not prove that a download is intact.
         """
         digest = hashlib.sha256()
-        for name in _SETTINGS:
-            file = self.path / name
-            content = read_bytes(file, TOKENIZER_BYTES) if file.is_file() else b""
+        for name, content in self._settings():
             digest.update(f"{name} {len(content)}\n".encode() + content)
         whole = sum(slot.nbytes for slot in self._table.values()) <= _SMALL
         for name, slot in sorted(self._table.items()):
@@ -186,6 +190,12 @@ class Checkpoint:
             for start, count in _samples(slot.nbytes, whole):
                 digest.update(self._reader.bytes(slot.file, slot.offset + start, count).data)
         return digest.hexdigest()
+
+    def _settings(self) -> Iterator[tuple[str, bytes]]:
+        """Name and content of what a build takes beside the weights."""
+        for name in _SETTINGS:
+            file = self.path / name
+            yield name, read_bytes(file, TOKENIZER_BYTES) if file.is_file() else b""
 
     def close(self) -> None:
         self._reader.close()
@@ -214,7 +224,7 @@ _SETTINGS = (
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """A checked checkpoint: every tensor that the config needs is there, and no other.
 
-    Reads headers only; weights are read when asked for.
+    Reads headers only; weights are read when asked for. A GGUF file is a checkpoint, too.
 
     Raises:
         UsageError: the path is no checkpoint folder.
@@ -222,6 +232,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         CheckpointError: a file is missing or damaged, or a tensor is missing, unknown, or not of
             the shape that the config gives; names it.
     """
+    if (file := gguf_file(Path(path))) is not None:
+        return _gguf(file)
     bare = open_config(path)
     return Checkpoint(bare.path, bare.config, read_table(bare.path))
 
@@ -233,22 +245,33 @@ def open_config(path: str | Path) -> Checkpoint:
         UsageError, UnsupportedError, CheckpointError: as `open_checkpoint`, weights apart.
     """
     folder = Path(path)
+    if (file := gguf_file(folder)) is not None:
+        return _gguf(file)
     if not folder.is_dir():
         state = "is a file, not a folder" if folder.exists() else "does not exist"
         raise UsageError(
             f"{folder} {state}",
             "",
-            "Give the folder that holds the checkpoint's config.json, or a hub id like org/name.",
+            _GIVE,
         )
     if not (folder / "config.json").is_file():
         raise UsageError(
             f"{folder} is not a checkpoint",
             "It has no config.json",
-            "Give the folder that holds the checkpoint's config.json, or a hub id like org/name.",
+            _GIVE,
         )
     raw = read_json(folder / "config.json")
     config = parse_config(raw, read_json(folder / "generation_config.json"))
     return Checkpoint(folder, config)
+
+
+_GIVE = "Give the folder of a checkpoint's config.json, a GGUF file, or a hub id like org/name."
+
+
+def _gguf(file: Path) -> Checkpoint:
+    from arkinfer.frontend.gguf.checkpoint import open_gguf  # a subclass of ours
+
+    return open_gguf(file)
 
 
 def stored_schemes(folder: Path, config: ModelConfig) -> dict[str, Scheme]:
@@ -258,7 +281,7 @@ def stored_schemes(folder: Path, config: ModelConfig) -> dict[str, Scheme]:
         UsageError, UnsupportedError, CheckpointError: as `open_checkpoint`, also where config.json
             says that weights are quantized, and they are not there.
     """
-    if config.quantization is None:
+    if config.quantization is None and gguf_file(folder) is None:
         return {}
     with open_checkpoint(folder) as checkpoint:
         return checkpoint.schemes()

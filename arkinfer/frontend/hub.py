@@ -48,11 +48,11 @@ def resolve(
     confirm: Confirm | None = None,
     weights: bool = True,
 ) -> Path:
-    """The folder of a checkpoint.
+    """The folder of a checkpoint, or its GGUF file.
 
     Args:
-        model: a folder, a hub id like "org/name", or "demo"; None: the current folder if it is a
-            checkpoint, else the demo model.
+        model: a folder, a GGUF file, a hub id like "org/name", or "demo"; None: the current folder
+            if it is a checkpoint, else the demo model.
         offline: never dial out; a hub id must be in the cache.
         confirm: called with the size before a download; None: downloads without asking.
         weights: False fetches no weights and asks nothing, which is enough for a plan.
@@ -71,7 +71,7 @@ def resolve(
         return folder
     if not _looks_like_id(model):
         raise UsageError(
-            f'There is no folder "{model}"',
+            f'There is no {"file" if model.endswith(".gguf") else "folder"} "{model}"',
             "",
             f"{_similar(folder)}Give the folder that holds the checkpoint's config.json, a hub id "
             'like openbmb/MiniCPM4-0.5B, or "demo"',
@@ -113,13 +113,14 @@ def _need_hub_library(model: str) -> None:
 
 def _looks_like_id(model: str) -> bool:
     """ "org/name"; not if there is a folder "org" here, which it would then be a path into."""
-    return _ID.fullmatch(model) is not None and not Path(model.split("/")[0]).exists()
+    there = Path(model.split("/")[0]).exists() or model.endswith(".gguf")
+    return _ID.fullmatch(model) is not None and not there
 
 
 def _similar(folder: Path) -> str:
     if not folder.parent.is_dir():
         return ""
-    siblings = sorted(p.name for p in folder.parent.iterdir() if p.is_dir())
+    siblings = sorted(p.name for p in folder.parent.iterdir() if p.is_dir() or p.suffix == ".gguf")
     close = difflib.get_close_matches(folder.name, siblings, n=1, cutoff=0.6)
     return f'Did you mean "{folder.parent / close[0]}"? ' if close else ""
 

@@ -1,12 +1,14 @@
-"""Writes a text file whole or not at all. Knows no report and no command."""
+"""Writes a file whole or not at all. Knows no report and no command."""
 
 from __future__ import annotations
 
 import errno
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from arkinfer.errors import ArkError, ResourceError, UsageError
 
@@ -14,7 +16,16 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes UTF-8 text under a temporary name in the same folder, then renames it.
+    """Writes UTF-8 text; see `whole_file`."""
+    with whole_file(path) as stream:
+        stream.write(text.encode(errors="replace"))
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Generator[IO[bytes]]:
+    """A file that grows under a temporary name in its folder, and has its own when it is whole.
+
+    Nothing is left behind when the block fails.
 
     Raises:
         UsageError: the folder is missing, or the path is no ordinary file.
@@ -24,8 +35,8 @@ def write_text(path: str | Path, text: str) -> None:
     temporary: str | None = None
     try:
         file, temporary = tempfile.mkstemp(".tmp", f".{target.name}.", target.parent)
-        with open(file, "w", encoding="utf-8", errors="replace") as stream:
-            stream.write(text)
+        with open(file, "wb") as stream:
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
@@ -40,10 +51,10 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def check_place(path: str | Path) -> Path:
-    """The file that `write_text` would write; for asking before long work.
+    """The file that `whole_file` would write; for asking before long work.
 
     Raises:
-        UsageError: see `write_text`.
+        UsageError: see `whole_file`.
     """
     target = Path(os.path.realpath(path))  # a link is followed, not replaced
     if not target.parent.is_dir():

@@ -164,7 +164,7 @@ def test_leaves_cover_the_checkpoint_and_what_the_config_gives(tiny: Path) -> No
 
 
 def test_wrong_paths(tiny: Path) -> None:
-    fix = "Give the folder that holds the checkpoint's config.json, or a hub id like org/name."
+    fix = "Give the folder of a checkpoint's config.json, a GGUF file, or a hub id like org/name."
     assert message(tiny / "gone", UsageError) == f"/gone does not exist. {fix}"
     file = tiny / "config.json"
     assert message(file, UsageError) == f"/config.json is a file, not a folder. {fix}"

@@ -295,6 +295,18 @@ def test_wrong_paths_are_not_taken_for_hub_ids(
     )
 
 
+def test_a_gguf_file_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny-q4_0.gguf").touch()
+    assert resolve("tiny-q4_0.gguf") == Path("tiny-q4_0.gguf")
+    expected = 'There is no file "./tiny-q40.gguf". Did you mean "tiny-q4_0.gguf"? '
+    with pytest.raises(UsageError) as caught:
+        resolve("./tiny-q40.gguf")
+    assert str(caught.value).startswith(expected)
+    with pytest.raises(UsageError, match=r'There is no file "models/x\.gguf"'):
+        resolve("models/x.gguf")  # no hub id, though there is no folder "models"
+
+
 def test_demo_is_the_packaged_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""A GGUF model that is cut into several files, as one. Knows no model.
+"""Which GGUF file a path means, and a model that is cut into several files as one. Knows no model.
 
 llama.cpp's `gguf-split` names them `NAME-00001-of-00003.gguf`; the first has the metadata.
 Source: llama.cpp `src/llama.cpp` (`llama_split_path`), `tools/gguf-split`.
@@ -9,11 +9,30 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from arkinfer.errors import CheckpointError
+from arkinfer.errors import CheckpointError, UsageError
 from arkinfer.frontend.gguf.file import Entry, Header, read_header
 from arkinfer.frontend.slots import damaged
 
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+
+
+def gguf_file(path: Path) -> Path | None:
+    """The GGUF file that a path means: itself, or the only model of a folder without config.json.
+
+    Raises:
+        UsageError: the folder holds several models.
+    """
+    if path.is_file():
+        return path if path.suffix.lower() == ".gguf" else None
+    if not path.is_dir() or (path / "config.json").is_file():
+        return None
+    found = sorted(file for file in path.glob("*.gguf") if _first_part(file))
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found[:5])
+        raise UsageError(
+            f"{path} holds {len(found)} GGUF models", f"They are {names}", "Name one of the files."
+        )
+    return found[0] if found else None
 
 
 def read_parts(file: Path) -> Header:
@@ -59,7 +78,7 @@ def _joined(folder: Path, stem: str, count: int) -> Header:
     return Header(headers[0].metadata, tensors)
 
 
-def first_part(file: Path) -> bool:
+def _first_part(file: Path) -> bool:
     """Whether a GGUF file is whole, or the first one of several."""
     match = _PART.fullmatch(file.name)
     return match is None or int(match[2]) == 1

@@ -76,7 +76,7 @@ def half_rows(read: Rows, head_dim: int, start: int, stop: int) -> npt.NDArray[A
     """
     first = start // head_dim * head_dim
     rows = read(first, -(-stop // head_dim) * head_dim)
-    heads = rows.reshape(-1, head_dim // 2, 2, *rows.shape[1:])
+    heads = rows.reshape(len(rows) // head_dim, head_dim // 2, 2, *rows.shape[1:])
     return heads.swapaxes(1, 2).reshape(rows.shape)[start - first : stop - first]
 
 
@@ -84,5 +84,5 @@ def paired_rows(read: Rows, head_dim: int, start: int, stop: int) -> npt.NDArray
     """The inverse of `half_rows`: rows [start, stop) in GGUF's order, of a tensor in the other."""
     first = start // head_dim * head_dim
     rows = read(first, -(-stop // head_dim) * head_dim)
-    heads = rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:])
+    heads = rows.reshape(len(rows) // head_dim, 2, head_dim // 2, *rows.shape[1:])
     return heads.swapaxes(1, 2).reshape(rows.shape)[start - first : stop - first]

@@ -98,11 +98,11 @@ def convert(
     raw = checkpoint.raw_config
     names = {"MiniCPMForCausalLM": "minicpm", "LlamaForCausalLM": "llama"}
     writer = gguf.GGUFWriter(file, names[raw["architectures"][0]])
+    more(writer)
     add_config(writer, raw, scales)
     if pre:
         add_bpe(writer, checkpoint.tokenizer_facts, pre, raw["vocab_size"])
         writer.add_chat_template(checkpoint.chat_template or "")
-    more(writer)
     for name in checkpoint.names():
         rows = checkpoint.read(name).astype(np.float32)
         heads = {"q": "num_attention_heads", "k": "num_key_value_heads"}
