@@ -129,10 +129,11 @@ LETTER = {"a": 0, "b": 5, "ab": 6}
         bpe(LETTER, [["a", "b"], "a b"]), bpe(LETTER, ["a b", 7]),
         bpe(LETTER, ["a b", ["a", "b", "a"]]),
         bpe(LETTER, ["a b"], type="WordPiece"), bpe(LETTER, ["a b"])[:-3],
+        bpe(LETTER, ["a b"]).replace(b'"type": "BPE", ', b""),
         b'{"version": "1.0", "decoder": {"vocab": {"a": 0}, "merges": ["a a"]}}',
         bpe(LETTER, ["a b"]).replace(b'"model"', b'"model": {}, "other"'), b"", b"[]",
     ],
-    ids=range(17),
+    ids=range(18),
 )  # fmt: skip
 def test_what_is_not_written_in_the_plain_form_is_not_loaded_apart(source: bytes):
     with pytest.raises(UnsupportedError, match=TOO_LARGE):
