@@ -23,6 +23,7 @@ BREACHES = {
     "backend-compilers": ("backends/arkinfer_trt/graph.py", "import arkinfer.compiler.weights"),
     "plug-ins": ("arkinfer/backend/registry.py", "from arkinfer_ref import compiler"),
     "quant": ("arkinfer/quant/rtn.py", "import arkinfer.ir"),
+    "export": ("arkinfer/export/folder.py", "import arkinfer.compiler.plan"),
     "artifact": ("arkinfer/artifact/layout.py", "import arkinfer.runtime.contract"),
     "core": ("arkinfer/passes/fuse_add.py", "import arkinfer.frontend.trace"),
     "frontend": ("arkinfer/frontend/leaves.py", "import transformers"),

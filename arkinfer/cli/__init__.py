@@ -28,6 +28,7 @@ COMMANDS = {
     "bench": "Measure how fast an .ark file runs here, and its memory.",
     "profile": "Show where the time of a step goes, op by op.",
     "eval": "Measure how well an .ark file predicts a text (perplexity).",
+    "export": "Write a checkpoint in the format of other programs.",
     "cache": "Show or shrink what builds keep for the next one.",
 }
 """Commands in the order of the help; each is the function of that name in `arkinfer.cli.<name>`, or

@@ -49,6 +49,10 @@ Sections: TypeAlias = Annotated[
 Embedding: TypeAlias = Annotated[
     str | None, typer.Option(help="Scheme of embedding and head; default: by --quant.")
 ]
+Requantize: TypeAlias = Annotated[
+    bool,
+    typer.Option("--requantize", help="Quantize again what has no fast or no form there."),
+]
 Dtype: TypeAlias = Annotated[
     str | None, typer.Option(help="fp32, fp16 or bf16, of what is not quantized.")
 ]

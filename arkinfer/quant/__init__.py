@@ -3,6 +3,7 @@
 from arkinfer.quant.awq import round_for_outputs, smoothing
 from arkinfer.quant.gptq import Feedback, feedback, gptq
 from arkinfer.quant.moments import Moments
+from arkinfer.quant.replacement import replacement
 from arkinfer.quant.rtn import round_to_nearest
 from arkinfer.quant.spec import QuantSpec, parse_quant
 from arkinfer.quant.ternary import NotTernary, find_ternary, ternary_rows
@@ -16,6 +17,7 @@ __all__ = [
     "find_ternary",
     "gptq",
     "parse_quant",
+    "replacement",
     "round_for_outputs",
     "round_to_nearest",
     "smoothing",

@@ -1,0 +1,161 @@
+"""The tensors to export: a checkpoint's own, with matrices quantized on the way where asked.
+
+Knows no layout. What is quantized already stays as it is, unless the layout cannot hold it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from arkinfer.errors import ArkError, UnsupportedError, UsageError
+from arkinfer.packing import QuantizedTensor, Scheme
+from arkinfer.quant import parse_quant, replacement, round_to_nearest
+
+if TYPE_CHECKING:
+    from arkinfer.frontend.leaves import Tensors
+
+DEFAULT = "int4"
+"""How a checkpoint that is not quantized is, unless asked otherwise."""
+
+
+class Rounded:
+    """A checkpoint some of whose matrices are quantized by round-to-nearest when they are read.
+
+    Args:
+        tensors: the checkpoint.
+        schemes: of these matrices, [N, K], by name.
+        scale_dtype: scales are rounded to it.
+    """
+
+    def __init__(
+        self, tensors: Tensors, schemes: Mapping[str, Scheme], scale_dtype: npt.DTypeLike
+    ) -> None:
+        self._tensors = tensors
+        self._own = dict(schemes)
+        self._scale_dtype = np.dtype(scale_dtype)
+
+    def names(self) -> list[str]:
+        return self._tensors.names()
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        return np.dtype(np.float32) if name in self._own else self._tensors.dtype(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._tensors.shape(name)
+
+    def schemes(self) -> Mapping[str, Scheme]:
+        return {**self._tensors.schemes(), **self._own}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        if name not in self._own:
+            return self._tensors.read(name, start, stop)
+        start, stop, _ = slice(start, stop).indices(self.shape(name)[0])
+        return self.quantized(name, start, max(start, stop)).dequantize()
+
+    def quantized(self, name: str, start: int, stop: int) -> QuantizedTensor:
+        """Rows of a matrix in the scheme's numbers.
+
+        Raises:
+            CheckpointError: the rows hold numbers that are not finite; names the matrix.
+        """
+        if name not in self._own:
+            return self._tensors.quantized(name, start, stop)
+        try:
+            found = round_to_nearest(self._tensors.read(name, start, stop), self._own[name])
+        except ArkError as error:
+            raise type(error)(f"{name}: {error.what}", error.why, error.fix) from None
+        parts = found.parts()
+        with np.errstate(over="ignore"):
+            parts["scale"] = parts["scale"].astype(self._scale_dtype)
+        if not np.isfinite(parts["scale"].astype(np.float32)).all():
+            raise UnsupportedError(
+                f"{name} has numbers too large for scales in {self._scale_dtype.name}",
+                "The loaders of the format have no others",
+                "Check the checkpoint: trained weights are far smaller",
+            )
+        return QuantizedTensor.from_parts(found.scheme, found.shape, parts)
+
+
+def quantized_source(
+    tensors: Tensors,
+    quant: str | None,
+    problem: Callable[[Scheme], str],
+    *,
+    requantize: bool,
+    scale_dtype: npt.DTypeLike,
+) -> tuple[Tensors, tuple[str, ...]]:
+    """The checkpoint with all linears quantized in forms that a layout can hold, and notes on it.
+
+    Args:
+        tensors: the checkpoint.
+        quant: as the user wrote it; None: `int4`, if the checkpoint is not quantized.
+        problem: why the layout cannot hold a scheme; "" where it can.
+        requantize: quantize again what it cannot hold.
+        scale_dtype: of the scales of what is quantized here.
+
+    Raises:
+        UsageError: a checkpoint that is quantized already was to be quantized, or one that is not
+            was to stay so.
+        UnsupportedError: the layout cannot hold a matrix; names it.
+    """
+    stored = {name: scheme for name, scheme in tensors.schemes().items() if is_linear(name)}
+    spec = parse_quant(quant or ("none" if stored else DEFAULT))
+    if not stored:
+        return _rounded(tensors, spec.linear, problem, scale_dtype), ()
+    bad = {name: why for name, scheme in stored.items() if (why := problem(scheme))}
+    if spec.linear is not None and not requantize:
+        names = ", ".join(sorted({scheme.name for scheme in stored.values()}))
+        raise UsageError(
+            f"The checkpoint is quantized already, to {names}",
+            "Quantizing it again would add to its errors",
+            "Leave --quant out, which takes the weights as they are; with --requantize, it says "
+            "what becomes of those that the format cannot hold",
+        )
+    if not bad:
+        return tensors, ()
+    first = next(iter(bad))
+    if not requantize:
+        raise UnsupportedError(
+            f"{first} is {stored[first].name}",
+            f"{bad[first]} ({len(bad)} of {len(stored)} quantized matrices)",
+            "Give --requantize to round these once more",
+        )
+    again = {n: replacement(stored[n], tensors.shape(n)[1], spec.linear) for n in bad}
+    for name, scheme in again.items():
+        if why := problem(scheme):
+            raise UnsupportedError(f"{name} cannot become {scheme.name}", why, "Choose another")
+    kinds = ", ".join(sorted({scheme.name for scheme in again.values()}))
+    note = f"{len(again)} of {len(stored)} quantized matrices were rounded once more, to {kinds}."
+    return Rounded(tensors, again, scale_dtype), (note,)
+
+
+def _rounded(
+    tensors: Tensors,
+    scheme: Scheme | None,
+    problem: Callable[[Scheme], str],
+    scale_dtype: npt.DTypeLike,
+) -> Tensors:
+    if scheme is None:
+        raise UsageError(
+            "There is nothing to export: the checkpoint is not quantized, and --quant is none",
+            "The format is for quantized weights",
+            "Give --quant int4, or another scheme",
+        )
+    if why := problem(scheme):
+        raise UsageError(f"The format does not hold {scheme.name}", why, "Choose another --quant")
+    linears = {name: scheme for name in tensors.names() if is_linear(name)}
+    for name in linears:
+        try:
+            scheme.group_size(tensors.shape(name)[1])
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{name}: {error.what}", error.why, error.fix) from None
+    return Rounded(tensors, linears, scale_dtype)
+
+
+def is_linear(name: str) -> bool:
+    """Whether it is a matrix of a layer: neither embedding nor head, nor a norm's vector."""
+    return ".layers." in name and "norm" not in name
