@@ -75,6 +75,10 @@ def _module(artifact: Artifact, section: Section) -> ir.Module:
     ir.verify_module(module)
     for name in ("vocab_size", "context", "chunk"):
         count(module.attributes[name])
+    for value in module.functions["step"].inputs:
+        if isinstance(value.type, ir.CacheType):
+            for size in value.type.shape[1:]:
+                count(size)
     return module
 
 
