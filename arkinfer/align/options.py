@@ -47,7 +47,15 @@ def options_of(artifact: Artifact, section: Section, checkpoint: Checkpoint) -> 
         cast(int, module.attributes["context"]),
         cast(int, module.attributes["chunk"]),
         facts.get("kv", "fp32"),
+        requantize=_requantized(module, checkpoint),
     )
+
+
+def _requantized(module: ir.Module, checkpoint: Checkpoint) -> bool:
+    """Whether matrices that the checkpoint has quantized were quantized once more."""
+    sources = [weight.source for weight in module.weights.values() if weight.source is not None]
+    again = {name for source in sources if source.rule == "rtn" for name in source.inputs}
+    return bool(again & checkpoint.schemes().keys())
 
 
 def _embedding(module: ir.Module) -> str:

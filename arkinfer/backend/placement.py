@@ -41,20 +41,32 @@ def place(module: ir.Module, compiler: Compiler, target: Target) -> Placement:
     """
     slow: dict[tuple[str, str], list[str]] = {}
     homeless: dict[tuple[str, str], list[str]] = {}
+    stored = False
     for node in module.nodes():
         support = compiler.supports(node, target)
         if support.level != "fast":
             found = slow if support.level == "slow" else homeless
             found.setdefault((node.op, support.reason), []).append(node.loc)
+            stored |= support.level == "no" and _is_stored(module, node)
     if homeless:
         (op, reason), paths = next(iter(homeless.items()))
         more = f"; {len(homeless) - 1} more kinds of nodes have none either" * (len(homeless) > 1)
         raise UnsupportedError(
             f"{op} at {_places(paths)} has no home on {compiler.name} for {target.name}",
             f"{reason}{more}",
-            "Choose another quantization, or another backend with --backend",
+            "Give --requantize to round these matrices once more, or choose another backend with "
+            "--backend"
+            if stored
+            else "Choose another quantization, or another backend with --backend",
         )
     return Placement(compiler.name, dict(Counter(node.op for node in module.nodes())), slow)
+
+
+def _is_stored(module: ir.Module, node: ir.Node) -> bool:
+    """Whether a matrix comes quantized from the checkpoint, alone or in a stack."""
+    sources = [weight.source for weight in node.weights]
+    inner = [module.weights[name].source for each in sources if each for name in each.inputs]
+    return any(each is not None and each.rule == "stored" for each in (*sources, *inner))
 
 
 def _places(paths: list[str]) -> str:

@@ -18,6 +18,7 @@ from arkinfer.cli.options import (
     Offline,
     Output,
     Quant,
+    Requantize,
     Sections,
     Target,
 )
@@ -39,6 +40,7 @@ def build(
     context: Longest = None,
     chunk: Chunk = None,
     kv: Kv = "fp32",
+    requantize: Requantize = False,
     offline: Offline = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")] = False,
     dump_ir: Annotated[
@@ -69,6 +71,7 @@ def build(
             context=context,
             chunk=chunk,
             kv=kv,
+            requantize=requantize,
             offline=offline,
             confirm=asker(yes),
             dump_ir=dump_ir,
@@ -121,6 +124,8 @@ def _show(report: BuildReport) -> None:
     if report.reused:
         print(f"reused    {report.reused} of {quantized} quantized matrices, from the cache")
     print(f"time      {sum(report.seconds.values()):.1f} s")
+    for line in report.requantized:
+        print(f"again     {line}")
     for line in report.slow:
         print(f"slow      {line}")
     print(f"next      {_next(report)}")

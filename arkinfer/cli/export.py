@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from arkinfer.cli.options import Checkpoint, Json, Offline, Requantize
+from arkinfer.cli.options import Checkpoint, Json, Offline
 
 if TYPE_CHECKING:
     from arkinfer.export import ExportReport
@@ -24,7 +24,9 @@ def export(
         str | None,
         typer.Option(help="How to quantize; default: int4, or as the checkpoint is."),
     ] = None,
-    requantize: Requantize = False,
+    requantize: Annotated[
+        bool, typer.Option("--requantize", help="Quantize again what the format cannot hold.")
+    ] = False,
     offline: Offline = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")] = False,
     json: Json = False,

@@ -51,7 +51,7 @@ Embedding: TypeAlias = Annotated[
 ]
 Requantize: TypeAlias = Annotated[
     bool,
-    typer.Option("--requantize", help="Quantize again what has no fast or no form there."),
+    typer.Option("--requantize", help="Quantize again what comes in a form without a fast path."),
 ]
 Dtype: TypeAlias = Annotated[
     str | None, typer.Option(help="fp32, fp16 or bf16, of what is not quantized.")

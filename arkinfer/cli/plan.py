@@ -14,6 +14,7 @@ from arkinfer.cli.options import (
     Longest,
     Offline,
     Quant,
+    Requantize,
     Sections,
     Target,
 )
@@ -32,6 +33,7 @@ def plan(
     context: Longest = None,
     chunk: Chunk = None,
     kv: Kv = "fp32",
+    requantize: Requantize = False,
     offline: Offline = False,
     json: Json = False,
 ) -> None:
@@ -51,6 +53,7 @@ def plan(
         context=context,
         chunk=chunk,
         kv=kv,
+        requantize=requantize,
         offline=offline,
     )
     if json:
@@ -77,6 +80,8 @@ def _show(found: Plan) -> None:
     if found.decode_tokens_per_second is not None:
         rate = found.decode_tokens_per_second
         print(f"decode      at most {rate:,.0f} tok/s by memory bandwidth (predicted)")
+    for line in found.requantized:
+        print(f"again       {line}")
     for line in found.slow:
         print(f"slow        {line}")
 

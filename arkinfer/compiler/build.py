@@ -17,6 +17,7 @@ from arkinfer.compiler.golden import kept_vectors
 from arkinfer.compiler.journal import Journal
 from arkinfer.compiler.prepare import BuildOptions, Prepared, prepare
 from arkinfer.compiler.progress import OnProgress, silent
+from arkinfer.compiler.requantize import sentences
 from arkinfer.compiler.resources import check_disk, check_memory, out_of_memory
 from arkinfer.compiler.reuse import ReusedWeights
 from arkinfer.compiler.section import SectionWriter
@@ -53,6 +54,7 @@ class BuildReport:
         kv: how the key-value cache is kept, `fp32` or `int8`.
         ops: nodes by op.
         slow: a sentence for everything that takes a slow path.
+        requantized: a sentence for each kind of matrix that was quantized once more.
         seconds: how long each stage took.
         reused: quantized matrices that came from the cache as a whole.
         notes: sentences about this run: an earlier build that was killed, a cache that is off.
@@ -72,6 +74,7 @@ class BuildReport:
     ops: dict[str, int]
     slow: tuple[str, ...]
     seconds: dict[str, float] = field(default_factory=dict[str, float])
+    requantized: tuple[str, ...] = ()
     reused: int = 0
     notes: tuple[str, ...] = ()
 
@@ -93,6 +96,7 @@ def build(
     chunk: int | None = None,
     kv: str = "fp32",
     overrides: Mapping[str, str] | None = None,
+    requantize: bool = False,
     offline: bool = False,
     confirm: Callable[[str, int], bool] | None = None,
     dump_ir: str | Path | None = None,
@@ -117,6 +121,8 @@ def build(
             its scales, one per channel, are calibrated on a small built-in text.
         overrides: schemes of matrices by a pattern of their torch module, such as
             `{"model.layers.*.mlp.down_proj": "int8-g32"}`; of several that fit, the last counts.
+        requantize: quantize again, to `quant` or else as `arkinfer.quant.replacement` says, the
+            matrices that the checkpoint has in a form for which the backend has no fast path.
         offline: use no network, only what the hub cache has.
         confirm: asked with the hub id and its bytes before a download; None: never asks.
         dump_ir: a folder for the IR after each pass.
@@ -134,7 +140,7 @@ def build(
     from arkinfer.frontend.hub import resolve
 
     options = BuildOptions.make(
-        target, quant, backend, embedding, dtype, context, chunk, kv, overrides
+        target, quant, backend, embedding, dtype, context, chunk, kv, overrides, requantize
     )
     remove_stale()
     kept = Cache.open() if cache else Cache(None)
@@ -261,6 +267,7 @@ def _report(path: Path, checkpoint: Checkpoint, prepared: Prepared) -> BuildRepo
         kv=options.kv,
         ops=prepared.lowered[0].placement.ops,
         slow=tuple(line for each in prepared.lowered for line in each.placement.slow_lines()),
+        requantized=sentences(options.again(checkpoint.config, checkpoint.schemes())),
     )
 
 

@@ -26,6 +26,7 @@ from arkinfer.compiler.prepare import (
     used_weights,
     with_int8_caches,
 )
+from arkinfer.compiler.requantize import sentences
 from arkinfer.compiler.resources import build_memory
 from arkinfer.compiler.section import ALIGNMENT, MeasuringWriter
 from arkinfer.compiler.weights import WeightStore, elements_per_row, nbytes, rows_of
@@ -74,6 +75,7 @@ class Plan:
         memory: the target's memory, in bytes.
         decode_tokens_per_second: at an empty cache, if memory bandwidth were all; None: unknown.
         slow: a sentence for everything that would take a slow path.
+        requantized: a sentence for each kind of matrix that would be quantized once more.
     """
 
     model: str
@@ -94,6 +96,7 @@ class Plan:
     memory: int
     decode_tokens_per_second: float | None
     slow: tuple[str, ...]
+    requantized: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for `--json`."""
@@ -112,6 +115,7 @@ def plan(
     chunk: int | None = None,
     kv: str = "fp32",
     overrides: Mapping[str, str] | None = None,
+    requantize: bool = False,
     offline: bool = False,
 ) -> Plan:
     """Predicts a build; takes what `arkinfer.build` takes. Weights need not be there.
@@ -125,7 +129,7 @@ def plan(
     from arkinfer.frontend.hub import resolve
 
     options = BuildOptions.make(
-        target, quant, backend, embedding, dtype, context, chunk, kv, overrides
+        target, quant, backend, embedding, dtype, context, chunk, kv, overrides, requantize
     )
     folder = resolve(None if model is None else str(model), offline=offline, weights=False)
     checkpoint = open_config(folder)
@@ -165,6 +169,7 @@ def plan(
         memory=memory,
         decode_tokens_per_second=_roofline(options.target.bandwidth, lowered[0]),
         slow=tuple(line for each in lowered for line in each.placement.slow_lines()),
+        requantized=sentences(options.again(config, schemes)),
     )
 
 

@@ -14,6 +14,7 @@ from arkinfer import ir
 from arkinfer.backend import Compiler, compiler
 from arkinfer.backend.placement import Placement, place
 from arkinfer.compiler.cache import Cache
+from arkinfer.compiler.requantize import Again, requantized
 from arkinfer.compiler.weights import Leaves
 from arkinfer.errors import UsageError, nearest
 from arkinfer.ir.types import dtype_name
@@ -65,6 +66,8 @@ class BuildOptions:
     overrides: tuple[tuple[str, Scheme], ...] = ()
     """Matrices by a pattern of their torch module, and what they are quantized to in place of
     what `quant` says; of several that fit, the last counts."""
+    requantize: bool = False
+    """Quantize again what the checkpoint has in a form without a fast path."""
 
     @classmethod
     def make(
@@ -78,6 +81,7 @@ class BuildOptions:
         chunk: int | None,
         kv: str = "fp32",
         overrides: Mapping[str, str] | None = None,
+        requantize: bool = False,
     ) -> BuildOptions:
         """Checks every name; the nearest known one is offered.
 
@@ -102,8 +106,9 @@ class BuildOptions:
         compilers = tuple(compiler(name) for name in names)
         own = tuple((pattern, parse_linear(name)) for pattern, name in (overrides or {}).items())
         return cls(
-            machine, spec, compilers, dtype, context, chunk or CHUNK, kv, quant, embedding, own
-        )
+            machine, spec, compilers, dtype, context, chunk or CHUNK, kv, quant, embedding, own,
+            requantize,
+        )  # fmt: skip
 
     def for_checkpoint(self, schemes: Mapping[str, Scheme]) -> BuildOptions:
         """The same for a checkpoint that has these matrices quantized: it stays as it is.
@@ -113,13 +118,16 @@ class BuildOptions:
         """
         if not schemes or self.quant.linear is None:
             return self
+        if self.quant_given is not None and self.requantize:
+            return self
         if self.quant_given is not None:
             names = ", ".join(sorted({scheme.name for scheme in schemes.values()}))
             raise UsageError(
                 f"The checkpoint is quantized already, to {names}",
                 "Quantizing it again would add to its errors",
                 "Leave --quant out, which takes the weights as they are, or start from the "
-                "unquantized checkpoint",
+                "unquantized checkpoint; with --requantize, --quant says what becomes of matrices "
+                "that have no fast path",
             )
         return replace(self, quant=parse_quant("none", self.embedding_given))
 
@@ -136,6 +144,7 @@ class BuildOptions:
             UsageError: an override fits no matrix, or one that is quantized already.
         """
         found = {name: ("stored", scheme) for name, scheme in schemes.items()}
+        found |= {n: ("rtn", each.after) for n, each in self.again(config, schemes).items()}
         matrices = [name for name, shape in config.tensor_shapes().items() if len(shape) == 2]
         for pattern, scheme in self.overrides:
             named = [n for n in matrices if fnmatchcase(n.removesuffix(".weight"), pattern)]
@@ -154,6 +163,12 @@ class BuildOptions:
                 )
             found |= {name: ("rtn", scheme) for name in named}
         return found
+
+    def again(self, config: ModelConfig, schemes: Mapping[str, Scheme]) -> dict[str, Again]:
+        """The matrices that are quantized once more; none unless that was asked for."""
+        if not self.requantize:
+            return {}
+        return requantized(config, schemes, self.compilers, self.target, self.quant)
 
     def context_for(self, config: ModelConfig) -> int:
         """Tokens that the artifact will hold.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
@@ -71,7 +72,8 @@ def traced(config: ModelConfig, context: int, cache: Cache) -> ir.Module:
         UnsupportedError: as `trace`.
     """
     code = code_of("frontend", "models", "ir")
-    key = key_of("graphs", "trace", code, _torch_version(), repr(config), context)
+    graph = replace(config, quantization=None)  # how weights are stored is not in it
+    key = key_of("graphs", "trace", code, _torch_version(), repr(graph), context)
     kept = cache.get(key)
     if kept is not None:
         return ir.parse_module(kept.decode())

@@ -16,6 +16,8 @@ weight @pq : f32[8, 8] = concat(@p, @q)
 weight @a.scaled : f32[8] = scale(@a) {by = 0.5}
 weight @table : f32[1000000000, 8]
 weight @packed : quant<int8-row>[1000000000, 8]
+weight @least : quant<int6-g4-min>[1000000000, 8]
+weight @moved : quant<int4-g4-asym-actorder>[8, 8]
 weight @f : f32[4]
 func @f(%x: f32[T, 8], %z: f32[T, 8], %h: f32[T, 2, 8], %g: f32[T, 2, 8], %n: i64[T], \
 %k: cache<f32>[S, 2, 8], %m: f32[S + T, 8], %one: f32[1]) {
@@ -66,6 +68,15 @@ EQUAL = {
         "%0 = quant.embedding(%n, @packed) {scale = 1.0} : f32[T, 8]; "
         "%y = tensor.scale(%0) {by = 12.0} : f32[T, 8]",
         "%y = quant.embedding(%n, @packed) {scale = 12.0} : f32[T, 8]",
+    ),
+    "one with minima": (
+        "%0 = quant.embedding(%n, @least) {scale = 1.0} : f32[T, 8]; "
+        "%y = tensor.scale(%0) {by = 12.0} : f32[T, 8]",
+        "%y = quant.embedding(%n, @least) {scale = 12.0} : f32[T, 8]",
+    ),
+    "one with its inputs in another order": (
+        "%y = quant.linear(%x, @moved) : f32[T, 8]",
+        "%0 = tensor.scale(%x) {by = 1.0} : f32[T, 8]; %y = quant.linear(%0, @moved) : f32[T, 8]",
     ),
 }
 DIFFERENT = {
