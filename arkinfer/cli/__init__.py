@@ -28,6 +28,7 @@ COMMANDS = {
     "bench": "Measure how fast an .ark file runs here, and its memory.",
     "profile": "Show where the time of a step goes, op by op.",
     "eval": "Measure how well an .ark file predicts a text (perplexity).",
+    "quality": "Show what quantization cost a model, layer by layer.",
     "export": "Write a checkpoint in the format of other programs.",
     "cache": "Show or shrink what builds keep for the next one.",
 }

@@ -118,6 +118,13 @@ def _show(report: BuildReport) -> None:
     print(f"{report.path}: {report.size / 1e6:,.1f} MB for {report.target}, by {report.model}")
     schemes = ", ".join(f"{count} {name}" for name, count in report.schemes.items())
     print(f"matrices  {schemes} ({report.bits_per_weight:.2f} bits per weight)")
+    if report.quality is not None:
+        from arkinfer.cli.quality import summary
+        from arkinfer.quality.report import parse_quality
+
+        print(f"quality   {summary(parse_quality(report.quality))}")
+    if report.raised:
+        print(f"in 8 bits {', '.join(report.raised)}, for the gates")
     print(f"backends  {', '.join(report.backends)}")
     print(f"context   {report.context:,} tokens, cached in {report.kv}")
     quantized = sum(count for name, count in report.schemes.items() if name.startswith("int"))

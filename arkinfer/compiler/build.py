@@ -15,7 +15,9 @@ from arkinfer.backend.scratch import remove_stale
 from arkinfer.compiler.cache import Cache
 from arkinfer.compiler.golden import kept_vectors
 from arkinfer.compiler.journal import Journal
-from arkinfer.compiler.prepare import BuildOptions, Prepared, prepare
+from arkinfer.compiler.judge import judge
+from arkinfer.compiler.layer_sizes import LayerSize, layer_sizes
+from arkinfer.compiler.prepare import BuildOptions, Prepared, prepare, used_weights
 from arkinfer.compiler.progress import OnProgress, silent
 from arkinfer.compiler.requantize import sentences
 from arkinfer.compiler.resources import check_disk, check_memory, out_of_memory
@@ -25,6 +27,8 @@ from arkinfer.compiler.stages import Stages
 from arkinfer.compiler.weights import WeightStore, nbytes
 from arkinfer.ir import QuantizedType, Weight, print_module
 from arkinfer.passes.quantize_cache import PREFIX
+from arkinfer.quality.gates import Candidate, Gates, search
+from arkinfer.quality.report import Quality
 from arkinfer.runtime.tokens import generation_facts, token_facts
 from arkinfer.verify.golden import ENTRY as GOLDEN
 
@@ -55,6 +59,10 @@ class BuildReport:
         ops: nodes by op.
         slow: a sentence for everything that takes a slow path.
         requantized: a sentence for each kind of matrix that was quantized once more.
+        quality: what quantization costs, as `arkinfer.quality.report` reads it; None: nothing is
+            quantized.
+        layers: bytes, bits per weight and schemes of each layer's matrices.
+        raised: layers that are in 8 bits so that the gates hold.
         seconds: how long each stage took.
         reused: quantized matrices that came from the cache as a whole.
         notes: sentences about this run: an earlier build that was killed, a cache that is off.
@@ -73,6 +81,9 @@ class BuildReport:
     kv: str
     ops: dict[str, int]
     slow: tuple[str, ...]
+    quality: dict[str, Any] | None = None
+    layers: tuple[LayerSize, ...] = ()
+    raised: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     requantized: tuple[str, ...] = ()
     reused: int = 0
@@ -97,6 +108,7 @@ def build(
     kv: str = "fp32",
     overrides: Mapping[str, str] | None = None,
     requantize: bool = False,
+    gates: Gates | None = None,
     offline: bool = False,
     confirm: Callable[[str, int], bool] | None = None,
     dump_ir: str | Path | None = None,
@@ -123,6 +135,8 @@ def build(
             `{"model.layers.*.mlp.down_proj": "int8-g32"}`; of several that fit, the last counts.
         requantize: quantize again, to `quant` or else as `arkinfer.quant.replacement` says, the
             matrices that the checkpoint has in a form for which the backend has no fast path.
+        gates: limits of what quantization may cost. Layers that cost too much are quantized to 8
+            bits, the fewest that do.
         offline: use no network, only what the hub cache has.
         confirm: asked with the hub id and its bytes before a download; None: never asks.
         dump_ir: a folder for the IR after each pass.
@@ -135,6 +149,7 @@ def build(
         CheckpointError: the checkpoint is damaged or incomplete.
         UnsupportedError: the model, or a node of it, has no home on the target.
         ResourceError: the disk is full or may not be written, or there is not enough memory.
+        GateError: no way to quantize the model keeps within the gates.
     """
     from arkinfer.frontend.checkpoint import open_checkpoint
     from arkinfer.frontend.hub import resolve
@@ -153,7 +168,8 @@ def build(
         with _journal(kept, path) as journal, out_of_memory(path):
             stages.follow(journal, checkpoint.config.num_parameters)
             check_memory(checkpoint.config, kv, path)
-            report = _build(options, checkpoint, path, kept, stages, dump_ir)
+            job = _Job(options, checkpoint, kept, stages, dump_ir, gates or Gates())
+            report = job.run(path)
     if kept.problem:
         stages.note(kept.problem)
     stages.remember()
@@ -164,35 +180,61 @@ def _journal(cache: Cache, path: Path) -> Journal:
     return Journal(None if cache.folder is None else cache.folder / "builds", path)
 
 
-def _build(
-    options: BuildOptions,
-    checkpoint: Checkpoint,
-    path: Path,
-    cache: Cache,
-    stages: Stages,
-    dump_ir: str | Path | None,
-) -> BuildReport:
-    weights = ReusedWeights(cache)
-    with ArtifactWriter(path) as artifact:  # first: a wrong place is told at once
-        prepared = prepare(
-            options, checkpoint, cache=cache, dump_ir=dump_ir, on_stage=stages.start,
-            on_part=stages.part,
+@dataclass(frozen=True)
+class _Job:
+    """One build, its options checked and its checkpoint open."""
+
+    options: BuildOptions
+    checkpoint: Checkpoint
+    cache: Cache
+    stages: Stages
+    dump_ir: str | Path | None
+    gates: Gates
+
+    def run(self, path: Path) -> BuildReport:
+        stages, checkpoint, cache = self.stages, self.checkpoint, self.cache
+        weights = ReusedWeights(cache)
+        with ArtifactWriter(path) as artifact:  # first: a wrong place is told at once
+            chosen = self.chosen(weights)
+            prepared = chosen.made
+            check_disk(chosen.size, path)
+            artifact.expect(chosen.size)
+            _write_texts(artifact, checkpoint, prepared)
+            _write_sections(artifact, prepared, stages, cache, weights)
+            stages.start("computing golden vectors")
+            golden = kept_vectors(artifact, checkpoint, prepared, cache, stages.part)
+            artifact.add_bytes(GOLDEN, golden)
+            quality = chosen.quality or self.judged(prepared, weights, artifact)
+            report = _report(path, checkpoint, prepared, quality, chosen.raised)
+            facts = {k: v for k, v in report.to_json().items() if k not in _OF_THIS_RUN}
+            artifact.add_bytes("report.json", (json.dumps(facts, indent=1) + "\n").encode())
+            stages.start("finishing the file")
+            artifact.commit(_manifest(checkpoint, prepared))
+        stages.stop()
+        return replace(report, size=path.stat().st_size, reused=weights.reused)
+
+    def chosen(self, weights: ReusedWeights) -> Candidate[Prepared]:
+        """What is built: as asked for, unless that misses the gates."""
+
+        def make(raised: tuple[str, ...]) -> Candidate[Prepared]:
+            prepared = self.prepared(raised)
+            size = sum(nbytes(weight) for weight in prepared.stored_weights())
+            quality = self.judged(prepared, weights) if self.gates else None
+            return Candidate(raised, quality, size, prepared)
+
+        return search(self.gates, make, can_raise=self.options.can_raise)
+
+    def prepared(self, raised: tuple[str, ...]) -> Prepared:
+        return prepare(
+            self.options.raising(raised), self.checkpoint, cache=self.cache, dump_ir=self.dump_ir,
+            on_stage=self.stages.start, on_part=self.stages.part,
         )  # fmt: skip
-        least = sum(nbytes(weight) for weight in prepared.stored_weights())
-        check_disk(least, path)
-        artifact.expect(least)
-        _write_texts(artifact, checkpoint, prepared)
-        _write_sections(artifact, prepared, stages, cache, weights)
-        stages.start("computing golden vectors")
-        golden = kept_vectors(artifact, checkpoint, prepared, cache, stages.part)
-        artifact.add_bytes(GOLDEN, golden)
-        report = _report(path, checkpoint, prepared)
-        facts = {k: v for k, v in report.to_json().items() if k not in _OF_THIS_RUN}
-        artifact.add_bytes("report.json", (json.dumps(facts, indent=1) + "\n").encode())
-        stages.start("finishing the file")
-        artifact.commit(_manifest(checkpoint, prepared))
-    stages.stop()
-    return replace(report, size=path.stat().st_size, reused=weights.reused)
+
+    def judged(
+        self, prepared: Prepared, weights: ReusedWeights, artifact: ArtifactWriter | None = None
+    ) -> Quality | None:
+        self.stages.start("measuring the quality")
+        return judge(prepared, self.checkpoint, self.cache, weights, artifact, self.stages.part)
 
 
 def _output(output: str | Path | None, name: str, options: BuildOptions) -> Path:
@@ -243,7 +285,13 @@ def _write_sections(
         writer.finish()
 
 
-def _report(path: Path, checkpoint: Checkpoint, prepared: Prepared) -> BuildReport:
+def _report(
+    path: Path,
+    checkpoint: Checkpoint,
+    prepared: Prepared,
+    quality: Quality | None,
+    raised: tuple[str, ...],
+) -> BuildReport:
     stored = prepared.stored_weights()
     matrices = [w for w in stored if len(w.type.shape) == 2 and not w.name.startswith(PREFIX)]
     weights = sum(math.prod(_fixed(w)) for w in matrices)
@@ -268,6 +316,9 @@ def _report(path: Path, checkpoint: Checkpoint, prepared: Prepared) -> BuildRepo
         ops=prepared.lowered[0].placement.ops,
         slow=tuple(line for each in prepared.lowered for line in each.placement.slow_lines()),
         requantized=sentences(options.again(checkpoint.config, checkpoint.schemes())),
+        quality=None if quality is None else quality.to_json(),
+        layers=layer_sizes(used_weights([prepared.module]), prepared.module.weights),
+        raised=raised,
     )
 
 

@@ -72,13 +72,13 @@ class Stored:
     """Final weights, from the artifact that is being written if they are there in packing's form,
     else made again."""
 
-    def __init__(self, artifact: ArtifactWriter, store: WeightStore) -> None:
+    def __init__(self, artifact: ArtifactWriter | None, store: WeightStore) -> None:
         self._artifact, self._store = artifact, store
 
     def quantized(self, weight: Weight, start: int, stop: int) -> QuantizedTensor:
         """Rows [start, stop)."""
         kind, names = cast(QuantizedType, weight.type), part_names(weight)
-        if not self._artifact.has_tensor(names["codes"]):
+        if self._artifact is None or not self._artifact.has_tensor(names["codes"]):
             return cast(QuantizedTensor, self._store.rows(weight, start, stop))
         parts: dict[str, Array] = {}
         for part in part_specs(kind.scheme, kind.shape):

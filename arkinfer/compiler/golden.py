@@ -112,7 +112,7 @@ def golden_vectors(
         source = probe.run(
             short,
             chosen_positions(len(short), len(short)),
-            SourceWeights(prepared.leaves),
+            SourceWeights(prepared.source),
             lambda done: on_done(done, total),
         )
         before = probe.work * len(short)

@@ -32,6 +32,7 @@ from arkinfer.compiler.section import ALIGNMENT, MeasuringWriter
 from arkinfer.compiler.weights import WeightStore, elements_per_row, nbytes, rows_of
 from arkinfer.models.config import ModelConfig
 from arkinfer.packing import QuantizedTensor, Scheme
+from arkinfer.quality.measure import token_count
 from arkinfer.quant import round_to_nearest
 from arkinfer.runtime.footprint import run_bytes
 from arkinfer.verify.golden import ENTRY as GOLDEN
@@ -147,7 +148,8 @@ def plan(
     weight_bytes = sum(entries[name] for name in sections[0].own)
     memory = options.target.total_memory()
     base = run_bytes(weight_bytes, 0)
-    passes = _golden(module, length) + (_calibration(module) if options.kv == "int8" else 0.0)
+    passes = _golden(module, length) + _judging(module, length)
+    passes += _calibration(module) if options.kv == "int8" else 0.0
     return Plan(
         model=checkpoint.name,
         target=options.target.name,
@@ -198,7 +200,7 @@ def _fused(
 
 def _texts(checkpoint: Checkpoint) -> dict[str, int]:
     """Sizes of the entries that are copied; a tokenizer that is not there yet counts nothing."""
-    texts = {"report.json": 900}
+    texts = {"report.json": 4000}
     if checkpoint.has_tokenizer:
         texts["tokenizer.json"] = len(checkpoint.tokenizer_json)
     if checkpoint.chat_template is not None:
@@ -283,6 +285,18 @@ def _golden(module: ir.Module, context: int) -> float:
     long = long_length(work, context, TYPICAL)
     tokens = long + min(SHORT, long)
     return work * (2 / READ + 1 / DEQUANTIZED + tokens / MULTIPLICATIONS * _slowness())
+
+
+def _judging(module: ir.Module, context: int) -> float:
+    """Seconds of measuring what quantization costs: three streams, and two heads."""
+    linears = [w for n in module.nodes() if n.op.endswith(".linear") for w in n.weights]
+    if not any(isinstance(weight.type, ir.QuantizedType) for weight in linears):
+        return 0.0
+    *layers, head = [rows_of(weight) * elements_per_row(weight) for weight in linears]
+    tokens = token_count(sum(layers), min(TYPICAL, context))
+    products = tokens * (3 * sum(layers) + 2 * head)
+    moved = (sum(layers) + head) * (2 / READ + 1 / DEQUANTIZED)
+    return moved + products / MULTIPLICATIONS * _slowness()
 
 
 def _known_values(lowered: list[Lowered]) -> int:

@@ -4,7 +4,7 @@ and made legal for each backend. Knows no file format and no backend by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -45,6 +45,9 @@ TRACED, COPIED = "traced", "copied"
 
 DEFAULT = "int4"
 """How a checkpoint that is not quantized is, unless asked otherwise."""
+
+RAISED_BITS = 8
+"""What layers are quantized to that cost too much for the gates of a build."""
 
 CHUNK = 512
 """Tokens of one prefill step, unless asked otherwise."""
@@ -131,6 +134,20 @@ class BuildOptions:
             )
         return replace(self, quant=parse_quant("none", self.embedding_given))
 
+    def raising(self, layers: Sequence[str]) -> BuildOptions:
+        """The same, with these layers in 8 bits."""
+        linear = self.quant.linear
+        if not layers or linear is None:
+            return self
+        raised = replace(linear, bits=RAISED_BITS, act_order=False)
+        more = tuple((f"{path}.*", raised) for path in layers)
+        return replace(self, overrides=(*self.overrides, *more))
+
+    @property
+    def can_raise(self) -> bool:
+        """Whether layers can be in more bits than they are."""
+        return self.quant.linear is not None and self.quant.linear.bits < RAISED_BITS
+
     def settled(
         self, config: ModelConfig, schemes: Mapping[str, Scheme]
     ) -> dict[str, tuple[str, Scheme]]:
@@ -208,6 +225,8 @@ class Prepared:
         context: tokens.
         dtype: of what is not quantized, as a user calls it.
         traced: before any pass; golden vectors are computed with it.
+        source: gives the numbers of the model as it was, before any method changed them.
+        calibration: says what `leaves` depend on beyond the checkpoint; "": nothing.
     """
 
     options: BuildOptions
@@ -217,6 +236,8 @@ class Prepared:
     context: int
     dtype: str
     traced: ir.Module
+    source: Leaves
+    calibration: str = ""
 
     def stored_weights(self) -> list[ir.Weight]:
         """The weights that nodes use, each once, over all sections."""
@@ -304,8 +325,8 @@ def prepare(
     if options.kv == "int8":
         on_stage("calibrating the cache")
         scaled = calibrated(fused, leaves, checkpoint, cache=cache, on_progress=on_part)
-        return Prepared(options, module, lowered, scaled, context, dtype, original)
-    return Prepared(options, module, lowered, leaves, context, dtype, original)
+        return Prepared(options, module, lowered, scaled, context, dtype, original, leaves)
+    return Prepared(options, module, lowered, leaves, context, dtype, original, leaves)
 
 
 def with_int8_caches(

@@ -1,0 +1,1 @@
+"""What quantization costs a model: perplexity, divergence, error by layer; and gates on it."""
