@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 def export(
     model: Checkpoint = None,
-    format: Annotated[str, typer.Option("--format", help="gptq or compressed-tensors.")] = "gptq",
+    format: Annotated[
+        str, typer.Option("--format", help="gptq, compressed-tensors or gguf.")
+    ] = "gptq",
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="What to write; default: <model>-<format>."),
@@ -23,6 +25,9 @@ def export(
     quant: Annotated[
         str | None,
         typer.Option(help="How to quantize; default: int4, or as the checkpoint is."),
+    ] = None,
+    type: Annotated[
+        str | None, typer.Option(help="Of gguf: f16, q8_0, q4_0 or tq2_0; default: as it is.")
     ] = None,
     requantize: Annotated[
         bool, typer.Option("--requantize", help="Quantize again what the format cannot hold.")
@@ -46,6 +51,7 @@ def export(
             output,
             quant=quant,
             requantize=requantize,
+            type=type,
             offline=offline,
             confirm=asker(yes),
             on_part=line,

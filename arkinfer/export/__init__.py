@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 FORMATS = {
     "gptq": "arkinfer.export.gptq",
     "compressed-tensors": "arkinfer.export.compressed_tensors",
+    "gguf": "arkinfer.export.gguf",
 }
 """What a user calls a format -> the module whose function `write` writes it."""
+
+TYPES = {"gguf": ("f16", "q8_0", "q4_0", "tq2_0")}
+"""Formats that store matrices in one of several types -> what a user calls these."""
 
 OnPart = Callable[[int, int], None]
 """Told how many of how many tensors are written."""
@@ -32,12 +36,14 @@ class Request:
         output: the file or folder; None: a name that follows from the model, here.
         quant: as the user wrote it; what it can be is the format's affair.
         requantize: quantize again what the format cannot hold as it is.
+        type: how to store matrices, of `TYPES`; None: what suits the checkpoint.
         on_part: shown progress.
     """
 
     output: Path | None = None
     quant: str | None = None
     requantize: bool = False
+    type: str | None = None
     on_part: OnPart = field(default=lambda done, total: None)
 
 
@@ -105,6 +111,7 @@ def export(
     *,
     quant: str | None = None,
     requantize: bool = False,
+    type: str | None = None,
     offline: bool = False,
     confirm: Callable[[str, int], bool] | None = None,
     on_part: OnPart = lambda done, total: None,
@@ -112,13 +119,14 @@ def export(
     """Writes a checkpoint in another format.
 
     Args:
-        model: a checkpoint's folder or a hub id; None: the checkpoint in the current folder, else
-            the demo model.
+        model: a checkpoint's folder, a GGUF file or a hub id; None: the checkpoint in the current
+            folder, else the demo model.
         format: a name of `FORMATS`.
         output: the file or folder to write; None: named after the model, in the current folder.
         quant: how to quantize a checkpoint that is not; None: what the format suggests. One that
             is quantized stays as it is.
         requantize: quantize again what the format cannot hold as it is.
+        type: of a format of `TYPES`, how to store matrices; None: what suits the checkpoint.
         offline: use no network, only what the hub cache has.
         confirm: asked with the hub id and its bytes before a download; None: never asks.
         on_part: told how many of how many tensors are written.
@@ -134,9 +142,15 @@ def export(
 
     if format not in FORMATS:
         raise UsageError(f'There is no format "{format}" to export', "", nearest(format, FORMATS))
+    if type is not None and type not in (types := TYPES.get(format, ())):
+        raise UsageError(
+            f'There is no type "{type}" of {format}',
+            "" if types else "It has no types; --quant says how to quantize",
+            nearest(type, types) if types else "Leave --type out, or add --format gguf",
+        )
     begun = time.monotonic()
     folder = resolve(None if model is None else str(model), offline=offline, confirm=confirm)
-    request = Request(None if output is None else Path(output), quant, requantize, on_part)
+    request = Request(None if output is None else Path(output), quant, requantize, type, on_part)
     with open_checkpoint(folder) as checkpoint:
         writer = cast(Format, import_module(FORMATS[format]))
         written = writer.write(checkpoint, request)

@@ -96,6 +96,11 @@ def write_settings(folder: Path, checkpoint: Checkpoint, quantization: Mapping[s
         if key not in ("quantization", "quantization_config")
     }
     _write_json(folder / "config.json", {**config, "quantization_config": quantization})
+    if not checkpoint.path.is_dir():  # a GGUF file, which has no such files
+        for name, content in checkpoint.settings():
+            if name != "config.json":
+                (folder / name).write_bytes(content)
+        return
     for file in sorted(checkpoint.path.iterdir()):
         if _SETTINGS.fullmatch(file.name) and file.is_file() and file.stat().st_size <= _LARGEST:
             shutil.copyfile(file, folder / file.name)

@@ -182,7 +182,7 @@ class Checkpoint:
         apart; it does not prove that a download is intact.
         """
         digest = hashlib.sha256()
-        for name, content in self._settings():
+        for name, content in self.settings():
             digest.update(f"{name} {len(content)}\n".encode() + content)
         whole = sum(slot.nbytes for slot in self._table.values()) <= _SMALL
         for name, slot in sorted(self._table.items()):
@@ -191,7 +191,7 @@ class Checkpoint:
                 digest.update(self._reader.bytes(slot.file, slot.offset + start, count).data)
         return digest.hexdigest()
 
-    def _settings(self) -> Iterator[tuple[str, bytes]]:
+    def settings(self) -> Iterator[tuple[str, bytes]]:
         """Name and content of what a build takes beside the weights."""
         for name in _SETTINGS:
             file = self.path / name

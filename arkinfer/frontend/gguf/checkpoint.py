@@ -219,7 +219,7 @@ class GgufCheckpoint(Checkpoint):
             stop,
         )
 
-    def _settings(self) -> Iterator[tuple[str, bytes]]:
+    def settings(self) -> Iterator[tuple[str, bytes]]:
         yield "config.json", json.dumps(self.raw_config).encode()
         yield "tokenizer.json", self._tokenizer
         yield "tokenizer_config.json", json.dumps(self.tokenizer_config).encode()

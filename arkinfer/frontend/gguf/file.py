@@ -27,14 +27,14 @@ from arkinfer.limits import TEXT_BYTES, are_sizes
 Value: TypeAlias = "bool | int | float | str | list[str] | npt.NDArray[Any]"
 """What a key of the metadata stands for; arrays of numbers are 1-d arrays of their dtype."""
 
-HEADER_BYTES = 64 << 20
+HEADER_BYTES = 32 << 20
 """The longest metadata and table of tensors; Llama 3's, with 280,000 merges, has 8 MiB."""
 
 MOST_ENTRIES = 1 << 16
 """Keys, and tensors: a thousand layers have nine each."""
 
-MOST_STRINGS = 2 << 20
-"""Strings in all arrays together; Llama 3 has 410,000."""
+MOST_STRINGS = 700_000
+"""Strings in all arrays together, each of which costs some 60 bytes; Llama 3 has 410,000."""
 
 LONGEST_NAME = 1 << 10
 """Bytes of a key or of a tensor's name; llama.cpp allows 64 of the latter."""

@@ -13,7 +13,11 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from arkinfer.errors import CheckpointError
 from arkinfer.frontend.gguf.vocabulary import NORMAL, UNUSED, Vocabulary
+
+MOST_MERGES = 700_000
+"""Llama 2 has 61,249 and Gemma 580,604."""
 
 SPACE = "▁"
 """What stands for a space in pieces (U+2581)."""
@@ -51,7 +55,7 @@ def parts(vocabulary: Vocabulary) -> dict[str, Any]:
             "byte_fallback": True,
             "ignore_merges": False,
             "vocab": {text: i for i, text in enumerate(vocabulary.tokens)},
-            "merges": [list(pair) for pair in merges(scores)],
+            "merges": merges(scores),
         },
     }
 
@@ -59,18 +63,25 @@ def parts(vocabulary: Vocabulary) -> dict[str, Any]:
 def merges(scores: Mapping[str, float]) -> list[tuple[str, str]]:
     """Every way to halve a piece into two pieces, the highest score of the union first.
 
+    Raises:
+        CheckpointError: there are more than `MOST_MERGES`.
+
     >>> merges({"a": 0, "b": 0, "ab": -1, "aba": -2})
     [('a', 'b'), ('ab', 'a')]
     """
-    found: list[tuple[float, int, str, str]] = []
-    for piece, score in scores.items():
-        for at in range(1, len(piece)):
-            left, right = piece[:at], piece[at:]
-            if left in scores and right in scores:
-                # Of equals the longer left half first: that is what merging from the left leaves.
-                found.append((-score, -at, left, right))
-    found.sort()
-    return [(left, right) for _, _, left, right in found]
+    found: list[tuple[str, str]] = []
+    for piece in sorted(scores, key=lambda piece: (-scores[piece], piece)):
+        # Of equals the longer left half first: that is what merging from the left leaves.
+        for at in range(len(piece) - 1, 0, -1):
+            if piece[:at] in scores and piece[at:] in scores:
+                found.append((piece[:at], piece[at:]))
+        if len(found) > MOST_MERGES:
+            raise CheckpointError(
+                "The tokenizer of the GGUF file cannot be used",
+                f"Its pieces can be halved in more than {MOST_MERGES:,} ways",
+                "Convert the model again.",
+            )
+    return found
 
 
 def scores_of(

@@ -80,7 +80,7 @@ def add_bpe(writer: gguf.GGUFWriter, facts: Mapping[str, Any], pre: str, size: i
     )
     writer.add_token_merges([" ".join(pair) for pair in facts["model"]["merges"]])
     writer.add_bos_token_id(vocab["<s>"])
-    writer.add_eos_token_id(vocab["</s>"])
+    writer.add_eos_token_id(vocab["<|im_end|>"])
     writer.add_unk_token_id(vocab["<unk>"])
     writer.add_add_bos_token(True)
 

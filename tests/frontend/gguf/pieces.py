@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
+
+import numpy as np
 
 TEXT = """
 The quick brown fox jumps over the lazy dog, and the dog sleeps on. There and then they were
@@ -45,6 +48,17 @@ def spm_vocabulary() -> tuple[list[str], list[float], list[int]]:
     scores = [0.0] * start + [-float(i) for i in range(len(tokens) - start)]
     types = [2, 3, 3, *[6] * 256, *[1] * (len(merged) + len(characters)), 3, 3, 4]
     return tokens, scores, types
+
+
+def spm_metadata() -> dict[str, Any]:
+    """The keys of a file with this vocabulary."""
+    tokens, scores, types = spm_vocabulary()
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": np.array(scores, np.float32),
+        "tokenizer.ggml.token_type": np.array(types, np.int32),
+    }
 
 
 def slow_split(text: str, scores: Mapping[str, float], ids: Mapping[str, int]) -> list[int]:

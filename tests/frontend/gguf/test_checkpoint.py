@@ -234,10 +234,19 @@ def test_a_file_that_was_cut_off_while_it_is_read(folders: dict[str, Path], tmp_
 
 
 BUILDS = [(kind, "reference") for kind in PACKED] + [(k, "onnxruntime") for k in (2, 8, 35)]
+QUICK = {(12, "reference"), (2, "onnxruntime"), (35, "onnxruntime")}
 
 
 @pytest.mark.parametrize(
-    ("kind", "backend"), BUILDS, ids=[f"{type_name(k)}-{backend}" for k, backend in BUILDS]
+    ("kind", "backend"),
+    [
+        pytest.param(
+            *each,
+            id=f"{type_name(each[0])}-{each[1]}",
+            marks=[] if each in QUICK else [pytest.mark.slow],
+        )
+        for each in BUILDS
+    ],
 )
 def test_what_is_built_answers_as_the_dequantized_model(
     folders: dict[str, Path], tmp_path: Path, kind: int, backend: str

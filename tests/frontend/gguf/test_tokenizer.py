@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import gguf
@@ -14,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arkinfer.errors import ArkError, CheckpointError, UnsupportedError
+from arkinfer.export.gguf.writer import Value, write_gguf
 from arkinfer.frontend.gguf import bpe
 from arkinfer.frontend.gguf.file import read_header
 from arkinfer.frontend.gguf.spm import merges, scores_of
@@ -22,7 +25,7 @@ from arkinfer.frontend.gguf.vocabulary import read_vocabulary
 from arkinfer.frontend.hub import demo_checkpoint
 from arkinfer.runtime.tokenizer_file import load
 from tests.frontend.gguf.converted import add_bpe
-from tests.frontend.gguf.pieces import TEXT, slow_split, spm_vocabulary
+from tests.frontend.gguf.pieces import TEXT, slow_split, spm_metadata, spm_vocabulary
 
 TEXTS = [
     "", " ", "  ", "\n", "\t\r\n\0\x1f\x7f", "Hello, world!", " leading", "trailing ", "a  b   c",
@@ -31,17 +34,6 @@ TEXTS = [
     "aaaaaaaaaaaaa abababababa", "    def f(x):\n\treturn x\n\n\n", "<s> </s> <|im_end|>",
     "\u00a0\u3000\u200b\ufeff", "\ue000\U0010ffff", TEXT,
 ]  # fmt: skip
-
-
-@cache
-def spm_metadata() -> dict[str, Any]:
-    tokens, scores, types = spm_vocabulary()
-    return {
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.scores": np.array(scores, np.float32),
-        "tokenizer.ggml.token_type": np.array(types, np.int32),
-    }
 
 
 @cache
@@ -217,6 +209,32 @@ def test_what_cannot_be_read_is_refused(
     with pytest.raises(kind) as caught:
         tokenizer_json(read_vocabulary(metadata))
     assert words in str(caught.value)
+
+
+@pytest.mark.slow
+def test_the_largest_vocabulary_takes_bounded_memory(tmp_path: Path) -> None:
+    """Of 700,000 texts, as many as are read, with nearly as many merges."""
+    tokens = ["a", "b", "ab", *(f"😀{number:x}" for number in range(300_000))]
+    keys: dict[str, Value] = {
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.merges": ["a b"] * 390_000,
+    }  # fmt: skip
+    write_gguf(tmp_path / "m.gguf", keys, [])
+    tracemalloc.start()
+    content = tokenizer_json(read_vocabulary(read_header(tmp_path / "m.gguf").metadata))
+    json.dumps(content, ensure_ascii=False).encode()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 320 << 20
+
+
+def test_pieces_that_can_be_halved_in_too_many_ways() -> None:
+    digits = [f"{number:x}" for number in range(1 << 16)]
+    known = {text: 0.0 for text in digits} | {
+        a + b: 0.0 for a in digits[:800] for b in digits[:800]
+    }
+    with pytest.raises(CheckpointError, match="halved in more than 700,000 ways"):
+        merges(known)
 
 
 def test_a_token_without_a_text_gets_a_name() -> None:
