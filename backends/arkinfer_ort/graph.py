@@ -12,7 +12,7 @@ OPSET = 18
 IR_VERSION = 9
 CONTRIB = "com.microsoft"
 
-STANDARD = frozenset({"Add", "Cast", "Gather", "Mul", "SimplifiedLayerNormalization"})
+STANDARD = frozenset({"Add", "Cast", "Cos", "Gather", "Mul", "SimplifiedLayerNormalization", "Sin"})
 """Ops of the default domain (the last one is ONNX Runtime's own, registered there)."""
 
 

@@ -1,7 +1,7 @@
 """Which tensors of the artifact the ONNX graph reads, and under which names and shapes.
 
 Weights are used as they are stored; only what a kernel needs otherwise is written for this
-section alone: scales repeated per block, ones in their place, and rotary tables. Knows no node of
+section alone: scales repeated per block or ones in their place, and positions. Knows no node of
 the graph.
 """
 
@@ -18,7 +18,6 @@ from arkinfer import ir
 from arkinfer.backend import SectionWriter
 from arkinfer.ir import DTYPES, QuantizedType, TensorType, Weight
 from arkinfer.packing import QuantizedTensor, pack_bits, packed_size
-from arkinfer_ort.attention import Rotary
 from arkinfer_ort.support import (
     INT8_CACHE_VERSION,
     block_size,
@@ -28,7 +27,7 @@ from arkinfer_ort.support import (
 )
 
 ROWS_AT_A_TIME = 1 << 22
-"""Elements of a matrix, or of a rotary table, that are in memory at a time."""
+"""Elements of a matrix that are in memory at a time."""
 
 Array = npt.NDArray[Any]
 
@@ -166,17 +165,14 @@ class Initializers:
 
         return self._out.tensor(name, dtype, (rows, width), chunks())
 
-    def rotary(self, rotary: Rotary, context: int) -> tuple[str, str]:
-        """Tables of cos and sin, float32 [context, size / 2]."""
-        (half,) = _sizes(cast(TensorType, rotary.inv_freq.type).shape)
-        stem = f"{rotary.inv_freq.name}.{rotary.factor!r}"
-        for kind, function in (("cos", np.cos), ("sin", np.sin)):
-            name = f"{stem}.{kind}"
-            if name not in self.entries:
-                chunks = self._table(rotary, context, half, function)
-                tensor = self._out.tensor(name, "float32", (context, half), chunks)
-                self._list(name, tensor, "float32", [context, half])
-        return f"{stem}.cos", f"{stem}.sin"
+    def positions(self, context: int) -> str:
+        """float32 [context, 1]: 0, 1, 2, …"""
+        name = f"positions.{context}"
+        if name not in self.entries:
+            numbers = np.arange(context, dtype=np.float32)[:, None]
+            tensor = self._out.tensor(name, "float32", numbers.shape, iter([numbers]))
+            self._list(name, tensor, "float32", [context, 1])
+        return name
 
     def cache_scale(self, weight: Weight) -> str:
         """Scales of an int8 cache, [kv heads, size], in a shape that spreads over its tokens."""
@@ -186,17 +182,6 @@ class Initializers:
             (tensor,) = self._out.weight(weight).values()
             self._list(weight.name, tensor, "float32", [1, heads, 1, size])
         return weight.name
-
-    def _table(
-        self, rotary: Rotary, context: int, half: int, function: Callable[[Array], Array]
-    ) -> Iterator[Array]:
-        """float32 like the IR's own op: at large positions its rounding of angles is the model."""
-        inv_freq = cast(Array, self._out.store.load(rotary.inv_freq)).astype(np.float32)
-        step = max(1, ROWS_AT_A_TIME // half)
-        for start in range(0, context, step):
-            positions = np.arange(start, min(start + step, context))
-            angle = positions[:, None].astype(np.float32) * inv_freq
-            yield function(angle) * np.float32(rotary.factor)
 
     def _list(self, name: str, tensor: str, dtype: str, dims: list[int]) -> str:
         entry = {"name": name, "tensor": tensor, "dtype": dtype, "dims": dims}

@@ -14,7 +14,7 @@ from onnx import TensorProto
 from arkinfer import ir
 from arkinfer.errors import UnsupportedError
 from arkinfer.ir import DTYPES, CacheType, Node, TensorType, Value
-from arkinfer_ort.attention import Attention, NoMatch, match_attention
+from arkinfer_ort.attention import Attention, NoMatch, Rotary, match_attention
 from arkinfer_ort.graph import Graph
 from arkinfer_ort.initializers import Initializers, Matrix
 from arkinfer_ort.places import Place, Places
@@ -57,6 +57,7 @@ class Lowering:
         self._names: dict[Value, str] = {}
         self._gathered: dict[Value, str] = {}
         self._widened: dict[str, str] = {}
+        self._tables: dict[str, list[str]] = {}
         self._kernels: dict[str, list[Value]] = {}
         self._users = function.users()
         self._inputs = {value.name: value for value in function.inputs}
@@ -347,11 +348,26 @@ class Lowering:
         past = [f"past.{cache.name}" for cache in match.old]
         inputs = [*sources, *past, "last", "total"]
         if match.rotary is not None:
-            inputs += self._initializers.rotary(match.rotary, self._context)
+            inputs += self._rotary_tables(match.rotary)
         if match.cache_scales:
             inputs += [""] * (_CACHE_SCALES - len(inputs))
             inputs += [self._initializers.cache_scale(scale) for scale in match.cache_scales]
         return inputs
+
+    def _rotary_tables(self, rotary: Rotary) -> list[str]:
+        """cos and sin of every position, float32 [context, size / 2]: folded when loaded, and
+        larger than a layer in the file. float32 like the IR's own op: at large positions its
+        rounding of angles is the model."""
+        key = f"{rotary.inv_freq.name}*{rotary.factor!r}"
+        if key not in self._tables:
+            positions = self._initializers.positions(self._context)
+            angles = self.graph.add("Mul", [positions, self._f32(rotary.inv_freq)], key)
+            tables = [self.graph.add(function, [angles], key) for function in ("Cos", "Sin")]
+            if rotary.factor != 1.0:
+                factor = self.graph.scalar(rotary.factor)
+                tables = [self.graph.add("Mul", [table, factor], key) for table in tables]
+            self._tables[key] = tables
+        return self._tables[key]
 
 
 _EMITTERS: dict[str, Callable[[Lowering, Node], None]] = {

@@ -6,6 +6,8 @@ import itertools
 
 import ml_dtypes
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from arkinfer.artifact import open_artifact
@@ -187,6 +189,24 @@ def test_attention(heads, kv, size, rotary, packed, scratch, build, load, oracle
     s = scratch(table(48))
     module = attention(s, heads=heads, kv=kv, size=size, rotary=rotary, packed=packed)
     check(module, s.leaves, build, load, oracle, 2e-5)
+
+
+def test_rotary_tables_are_made_once_when_loaded(scratch, build, load, tmp_path, monkeypatch):
+    """Neither in the file nor at every step."""
+    s = scratch(table(48))
+    path = build(attention(s, heads=4, kv=2, size=16, rotary=True, packed=True), s.leaves)
+    session = onnxruntime.InferenceSession
+
+    def written(model, options, **rest):
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        return session(model, options, **rest)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", written)
+    load(path)
+    nodes = onnx.load(tmp_path / "optimized.onnx", load_external_data=False).graph.node
+    assert {node.op_type for node in nodes} & {"Cos", "Sin", "GroupQueryAttention"} == {
+        "GroupQueryAttention"
+    }
 
 
 def test_what_is_needed_at_few_rows_is_computed_there(scratch, build, load, oracle):
