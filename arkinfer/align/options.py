@@ -12,9 +12,11 @@ from arkinfer import ir
 from arkinfer.align.stored import parsed
 from arkinfer.compiler.calibrate import TEXT
 from arkinfer.compiler.prepare import BuildOptions
+from arkinfer.compiler.ternary import take_ternary
 from arkinfer.errors import UsageError
 from arkinfer.ir import QuantizedType
 from arkinfer.ir.types import dtype_name
+from arkinfer.passes.use_quantized import STORED
 from arkinfer.runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -27,10 +29,11 @@ _USER = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 
 
 def options_of(artifact: Artifact, section: Section, checkpoint: Checkpoint) -> BuildOptions:
-    """What `arkinfer build` was told for this section.
+    """What `arkinfer build` was told for this section; the checkpoint is taken as it was then.
 
     Raises:
         ArtifactError: the file's IR cannot be read.
+        UnsupportedError: it was ternary then.
         UsageError: it names a target, backend or scheme that this arkinfer does not know.
     """
     facts = cast("dict[str, Any]", artifact.manifest)
@@ -38,7 +41,7 @@ def options_of(artifact: Artifact, section: Section, checkpoint: Checkpoint) -> 
     stored = checkpoint.dtype("model.embed_tokens.weight")
     dtype = facts.get("dtype")
     quantized = any(isinstance(w.type, QuantizedType) for n in module.nodes() for w in n.weights)
-    return BuildOptions.make(
+    options = BuildOptions.make(
         facts["target"]["name"],
         facts.get("quant", "none"),
         section.backend,
@@ -49,6 +52,11 @@ def options_of(artifact: Artifact, section: Section, checkpoint: Checkpoint) -> 
         facts.get("kv", "fp32"),
         requantize=_requantized(module, checkpoint),
     )
+    return take_ternary(options, checkpoint) if _has_stored(module) else options
+
+
+def _has_stored(module: ir.Module) -> bool:
+    return any(w.source is not None and w.source.rule == STORED for w in module.weights.values())
 
 
 def _requantized(module: ir.Module, checkpoint: Checkpoint) -> bool:
@@ -62,7 +70,7 @@ def _embedding(module: ir.Module) -> str:
     for node in module.nodes():
         if node.op in ("nn.embedding", "quant.embedding"):
             (table,) = node.weights
-            asked = table.source is not None and table.source.rule != "stored"
+            asked = table.source is not None and table.source.rule != STORED
             kind = table.type
             return kind.scheme.name if asked and isinstance(kind, QuantizedType) else "none"
     return "none"

@@ -37,7 +37,9 @@ Checkpoint: TypeAlias = Annotated[
 Target: TypeAlias = Annotated[str, typer.Option(help="What the artifact is for.")]
 Quant: TypeAlias = Annotated[
     str | None,
-    typer.Option(help="none, int8, int4, or a form such as int4-g128-asym; default: int4."),
+    typer.Option(
+        help="none, ternary, int8, int4, or a form such as int4-g128-asym; default: int4."
+    ),
 ]
 Output: TypeAlias = Annotated[
     Path | None, typer.Option("-o", "--output", help="The file to write.", show_default=False)

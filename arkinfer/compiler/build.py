@@ -24,6 +24,7 @@ from arkinfer.compiler.resources import check_disk, check_memory, out_of_memory
 from arkinfer.compiler.reuse import ReusedWeights
 from arkinfer.compiler.section import SectionWriter
 from arkinfer.compiler.stages import Stages
+from arkinfer.compiler.ternary import take_ternary
 from arkinfer.compiler.weights import WeightStore, nbytes
 from arkinfer.ir import QuantizedType, Weight, print_module
 from arkinfer.passes.quantize_cache import PREFIX
@@ -121,8 +122,9 @@ def build(
         model: a checkpoint's folder or a hub id; None: the checkpoint in the current folder, else
             the demo model.
         target: a name of `arkinfer.targets`.
-        quant: `none`, `int8`, `int4`, or a form such as `int4-g128-asym`; see
-            `arkinfer.quant.parse_quant`. None: `int4`; `none` where the checkpoint is quantized.
+        quant: `none`, `ternary`, `int8`, `int4`, or a form such as `int4-g128-asym`; see
+            `arkinfer.quant.parse_quant`. None: `int4`; `none` where the checkpoint is quantized,
+            `ternary` where it is that.
         output: the file to write; None: `<model>-<target>-<quant>.ark` in the current folder.
         backend: whose section to write, or several; None: the target's first.
         embedding: scheme of embedding and head, or `none`; None: what `quant` implies.
@@ -163,6 +165,7 @@ def build(
     stages.start("opening the checkpoint")
     folder = resolve(None if model is None else str(model), offline=offline, confirm=confirm)
     with open_checkpoint(folder) as checkpoint:
+        options = take_ternary(options, checkpoint, stages.part, stages.note)
         options = options.for_checkpoint(checkpoint.schemes())
         path = _output(output, checkpoint.name, options)
         with _journal(kept, path) as journal, out_of_memory(path):

@@ -29,6 +29,7 @@ from arkinfer.compiler.prepare import (
 from arkinfer.compiler.requantize import sentences
 from arkinfer.compiler.resources import build_memory
 from arkinfer.compiler.section import ALIGNMENT, MeasuringWriter
+from arkinfer.compiler.ternary import plan_ternary
 from arkinfer.compiler.weights import WeightStore, elements_per_row, nbytes, rows_of
 from arkinfer.models.config import ModelConfig
 from arkinfer.packing import QuantizedTensor, Scheme
@@ -136,6 +137,7 @@ def plan(
     checkpoint = open_config(folder)
     config = checkpoint.config
     schemes = stored_schemes(folder, config)
+    options, schemes = plan_ternary(options, folder, config, schemes)
     options = options.for_checkpoint(schemes)
     length = options.context_for(config)
     module = _fused(options, config, length, options.settled(config, schemes))

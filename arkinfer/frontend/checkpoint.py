@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -20,7 +20,8 @@ from arkinfer.errors import CheckpointError, UnsupportedError, UsageError
 from arkinfer.frontend import quantized
 from arkinfer.frontend.gguf.split import gguf_file
 from arkinfer.frontend.json_files import json_object, read_bytes, read_json, read_text
-from arkinfer.frontend.quantized import Matrix
+from arkinfer.frontend.quantized import Matrix, ternary
+from arkinfer.frontend.quantized.ternary import Dense, TernaryMatrix
 from arkinfer.frontend.slots import Slot, SlotReader
 from arkinfer.frontend.weight_files import read_table
 from arkinfer.limits import TOKENIZER_BYTES, TOKENIZER_VALUES
@@ -155,6 +156,20 @@ class Checkpoint:
                 its format.
         """
         return self._matrices[name].rows(self._stored, start, stop)
+
+    def find_ternary(
+        self,
+        on_part: Callable[[int, int], None] = lambda done, total: None,
+        *,
+        glance: bool = False,
+    ) -> dict[str, TernaryMatrix] | Dense:
+        """The layers' linears, if all are ternary; see `frontend.quantized.ternary.find`."""
+        shapes = {name: self.shape(name) for name in self._names}
+        return ternary.find(shapes, self._stored, on_part, glance=glance)
+
+    def adopt(self, matrices: Mapping[str, Matrix]) -> None:
+        """Has these matrices be quantized from now on: `schemes` lists them."""
+        self._matrices |= matrices
 
     def _stored(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
         return self._reader.rows(self._table[name], start, stop)

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from arkinfer.errors import CheckpointError, InternalError
-from arkinfer.packing import QuantizedTensor, Scheme, encode
+from arkinfer.packing.scheme import Scheme
+from arkinfer.packing.tensor import QuantizedTensor, encode
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -6,20 +6,16 @@ from arkinfer.quant.moments import Moments
 from arkinfer.quant.replacement import replacement
 from arkinfer.quant.rtn import round_to_nearest
 from arkinfer.quant.spec import QuantSpec, parse_quant
-from arkinfer.quant.ternary import NotTernary, find_ternary, ternary_rows
 
 __all__ = [
     "Feedback",
     "Moments",
-    "NotTernary",
     "QuantSpec",
     "feedback",
-    "find_ternary",
     "gptq",
     "parse_quant",
     "replacement",
     "round_for_outputs",
     "round_to_nearest",
     "smoothing",
-    "ternary_rows",
 ]

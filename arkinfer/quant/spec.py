@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from arkinfer.errors import UsageError, nearest
 from arkinfer.packing import Scheme, parse_scheme
 
+TERNARY = "ternary"
+"""What a checkpoint must be already; nothing makes a matrix ternary but training."""
+
 NAMED = {
     "none": (None, None),
+    TERNARY: (None, "int4-g128"),
     "int4": ("int4-g128", "int8-g128"),
     "int8": ("int8-g128", "int8-g128"),
 }
@@ -37,7 +41,7 @@ class QuantSpec:
 
 
 def parse_quant(name: str, embedding: str | None = None) -> QuantSpec:
-    """Reads `none`, `int8`, `int4`, and forms such as `int4-g32`, `int4-g128-asym`, `int8-row`.
+    """Reads the names of `NAMED`, and forms such as `int4-g32`, `int4-g128-asym`, `int8-row`.
 
     Args:
         name: of the linears' scheme; it also decides embedding and head, 8 bits in its groups.

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,9 @@ from arkinfer.testing.tokenizer import make_tokenizer, tokenizer_config
 from arkinfer.testing.weights import random_rows, stored_dtype
 
 Format = Literal["safetensors", "bin"]
+
+Rows: TypeAlias = Callable[..., npt.NDArray[Any]]
+"""(name, start, stop) -> rows of a tensor."""
 
 _BLOCK = 1 << 20
 """Elements that are drawn and written at a time."""
@@ -36,6 +40,7 @@ def make_checkpoint(
     shard_bytes: int = 5_000_000_000,
     tokenizer: bytes | None = None,
     format: Format = "safetensors",
+    ternary: int = 0,
 ) -> Path:
     """A checkpoint of seeded random weights; the same arguments give the same bytes.
 
@@ -50,6 +55,8 @@ def make_checkpoint(
             template is made, unless the vocabulary is smaller than 272.
         format: "safetensors", or "bin" for pytorch_model.bin (needs torch, and the memory of
             one shard).
+        ternary: scales per row of the layers' linears, which hold -s, 0 and +s only, as BitCPM's
+            do; 0: they are dense.
 
     Returns:
         The folder.
@@ -66,7 +73,8 @@ def make_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "config.json", raw)
     _write_settings(folder, model, tokenizer)
-    _write_weights(folder, model, seed, shard_bytes, format)
+    rows = partial(random_rows, model, seed, ternary=ternary)
+    _write_weights(folder, model, rows, shard_bytes, format)
     return folder
 
 
@@ -89,7 +97,7 @@ def _write_settings(folder: Path, model: ModelConfig, tokenizer: bytes | None) -
 
 
 def _write_weights(
-    folder: Path, model: ModelConfig, seed: int, shard_bytes: int, format: Format
+    folder: Path, model: ModelConfig, rows: Rows, shard_bytes: int, format: Format
 ) -> None:
     stem, suffix = ("model", "safetensors") if format == "safetensors" else ("pytorch_model", "bin")
     shapes, dtype = model.tensor_shapes(), stored_dtype(model)
@@ -100,7 +108,7 @@ def _write_weights(
         part = f"-{number:05}-of-{len(shards):05}" if len(shards) > 1 else ""
         file = folder / f"{stem}{part}.{suffix}"
         write = _write_safetensors if format == "safetensors" else _write_bin
-        write(file, model, seed, names)
+        write(file, model, rows, names)
         weight_map |= dict.fromkeys(names, file.name)
     if len(shards) > 1:
         index = {
@@ -123,7 +131,7 @@ def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
     return shards
 
 
-def _write_safetensors(file: Path, model: ModelConfig, seed: int, names: list[str]) -> None:
+def _write_safetensors(file: Path, model: ModelConfig, rows: Rows, names: list[str]) -> None:
     """Source: the safetensors format: u64 header size, JSON header, data without gaps."""
     shapes, dtype = model.tensor_shapes(), stored_dtype(model)
     code = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}[dtype.name]
@@ -142,25 +150,25 @@ def _write_safetensors(file: Path, model: ModelConfig, seed: int, names: list[st
     with file.open("wb") as out:
         out.write(len(text).to_bytes(8, "little") + text)
         for name in sorted(names):
-            for block in _blocks(model, seed, name):
+            for block in _blocks(model, rows, name):
                 out.write(block.view(np.uint8).data)
 
 
-def _blocks(model: ModelConfig, seed: int, name: str) -> Iterator[npt.NDArray[Any]]:
+def _blocks(model: ModelConfig, rows: Rows, name: str) -> Iterator[npt.NDArray[Any]]:
     shape = model.tensor_shapes()[name]
-    rows = max(1, _BLOCK // math.prod(shape[1:]))
-    for start in range(0, shape[0], rows):
-        yield random_rows(model, seed, name, start, min(start + rows, shape[0]))
+    step = max(1, _BLOCK // math.prod(shape[1:]))
+    for start in range(0, shape[0], step):
+        yield rows(name, start, min(start + step, shape[0]))
 
 
-def _write_bin(file: Path, model: ModelConfig, seed: int, names: list[str]) -> None:
+def _write_bin(file: Path, model: ModelConfig, rows: Rows, names: list[str]) -> None:
     import torch
 
     tensors: dict[str, torch.Tensor] = {}
     for name in names:
-        rows = random_rows(model, seed, name)
-        bits = torch.from_numpy(rows.view(f"i{rows.itemsize}"))
-        tensors[name] = bits.view(getattr(torch, rows.dtype.name))
+        found = rows(name)
+        bits = torch.from_numpy(found.view(f"i{found.itemsize}"))
+        tensors[name] = bits.view(getattr(torch, found.dtype.name))
     torch.save(tensors, file)
 
 

@@ -46,7 +46,13 @@ def stored_dtype(config: ModelConfig) -> np.dtype[Any]:
 
 
 def random_rows(
-    config: ModelConfig, seed: int, name: str, start: int = 0, stop: int | None = None
+    config: ModelConfig,
+    seed: int,
+    name: str,
+    start: int = 0,
+    stop: int | None = None,
+    *,
+    ternary: int = 0,
 ) -> npt.NDArray[Any]:
     """Rows [start:stop) of a tensor as `make_checkpoint` writes them, in its dtype."""
     shape = config.tensor_shapes()[name]
@@ -54,7 +60,16 @@ def random_rows(
     width = math.prod(shape[1:])
     mean, std = _moments(config, name)
     flat = _draw(seed, name, start * width, stop * width, _quantiles(mean, std, config.torch_dtype))
-    return flat.reshape(stop - start, *shape[1:])
+    rows = flat.reshape(stop - start, *shape[1:])
+    return _made_ternary(rows, ternary) if ternary and ".layers." in name and width > 1 else rows
+
+
+def _made_ternary(rows: npt.NDArray[Any], parts: int) -> npt.NDArray[Any]:
+    """Every part of a row as s * clamp(round(w / s), -1, 1) with s = mean |w|."""
+    groups = rows.astype(np.float32).reshape(len(rows), parts, -1)
+    scale = np.abs(groups).mean(axis=-1, keepdims=True)
+    signs = np.clip(np.rint(groups / scale), -1, 1)
+    return (signs * scale).reshape(rows.shape).astype(rows.dtype)
 
 
 def _moments(config: ModelConfig, name: str) -> tuple[float, float]:

@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arkinfer.errors import CheckpointError, InternalError
-from arkinfer.packing import Scheme
-from arkinfer.quant import NotTernary, find_ternary, ternary_rows
+from arkinfer.packing import NotTernary, Scheme, find_ternary, ternary_rows
 
 DTYPES = (ml_dtypes.bfloat16, np.float16, np.float32)
 

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from arkinfer.models.config import ModelConfig
 from arkinfer.models.minicpm import CausalLM
-from arkinfer.packing import Scheme
-from arkinfer.quant import find_ternary
+from arkinfer.packing import Scheme, find_ternary
 from recipes.bitcpm import train
 from recipes.bitcpm.ternary import EPSILON, TernaryLinear, make_ternary, ternary, ternary_weights
 from recipes.demo.export import write_checkpoint
