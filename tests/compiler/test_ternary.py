@@ -74,7 +74,7 @@ CASES = {
 def test_linears_keep_every_bit(case: str, tmp_path: Path) -> None:
     changes, parts, form, schemes = CASES[case]
     raw = preset("tiny", **SHAPE, **changes)
-    folder = make_checkpoint(raw, 0, tmp_path / "model", format=form, ternary=parts)  # type: ignore[arg-type]
+    folder = make_checkpoint(raw, 0, tmp_path / "model", format=form, ternary=parts)
     report = build(folder, quant="ternary", output=tmp_path / "m.ark")
     found = stored(report.path)
     assert len(found) == 5  # qkv, o, gate, up, down
