@@ -16,7 +16,6 @@ from arkinfer.compiler.ternary import take_ternary
 from arkinfer.errors import UsageError
 from arkinfer.ir import QuantizedType
 from arkinfer.ir.types import dtype_name
-from arkinfer.passes.use_quantized import STORED
 from arkinfer.runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def options_of(artifact: Artifact, section: Section, checkpoint: Checkpoint) -> 
 
 
 def _has_stored(module: ir.Module) -> bool:
-    return any(w.source is not None and w.source.rule == STORED for w in module.weights.values())
+    return any(w.source is not None and w.source.rule == "stored" for w in module.weights.values())
 
 
 def _requantized(module: ir.Module, checkpoint: Checkpoint) -> bool:
@@ -70,7 +69,7 @@ def _embedding(module: ir.Module) -> str:
     for node in module.nodes():
         if node.op in ("nn.embedding", "quant.embedding"):
             (table,) = node.weights
-            asked = table.source is not None and table.source.rule != STORED
+            asked = table.source is not None and table.source.rule != "stored"
             kind = table.type
             return kind.scheme.name if asked and isinstance(kind, QuantizedType) else "none"
     return "none"
