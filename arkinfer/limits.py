@@ -43,8 +43,9 @@ class LimitError(ValueError):
 def parse_json(data: bytes, *, most: int = JSON_BYTES, values: int = JSON_VALUES) -> Any:
     """The value that UTF-8 JSON text stands for.
 
-    Stricter than `json.loads`: no key twice, no NaN, no number that is infinite or beyond 64 bits,
-    no half of a surrogate pair.
+    Stricter than `json.loads`: no key twice, no NaN, no number that is infinite, no half of a
+    surrogate pair. Whole numbers beyond 64 bits are floats, as most readers of JSON have them:
+    transformers writes 10^30 where a tokenizer has no longest text.
 
     Args:
         data: the file.
@@ -63,12 +64,14 @@ def parse_json(data: bytes, *, most: int = JSON_BYTES, values: int = JSON_VALUES
         raise LimitError(f"it holds more than {values:,} values")
     try:
         text = data.decode()
-        parsed = json.loads(text, object_pairs_hook=_no_twins, parse_constant=_no_constant)
+        parsed = json.loads(
+            text, object_pairs_hook=_no_twins, parse_constant=_no_constant, parse_int=_whole
+        )
     except RecursionError:
         raise LimitError(f"it is nested too deeply, beyond {JSON_DEPTH} levels") from None
     except LimitError:
         raise
-    except ValueError as error:  # JSON, UTF-8 and integers of thousands of digits alike
+    except ValueError as error:  # JSON and UTF-8 alike
         raise LimitError(f"it is not JSON: {error}") from None
     _check(parsed)
     return parsed
@@ -99,9 +102,6 @@ def _check_leaves(values: Iterable[object]) -> None:
         if isinstance(value, str):
             if not value.isascii():
                 _check_text(value)
-        elif isinstance(value, int):
-            if value.bit_length() > 64:
-                raise LimitError("it has a number beyond 64 bits")
         elif isinstance(value, float) and not math.isfinite(value):
             raise LimitError("it has a number beyond all bounds")
 
@@ -111,6 +111,13 @@ def _check_text(text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise LimitError("it has half of a surrogate pair, which is no text") from None
+
+
+def _whole(digits: str) -> int | float:
+    """Python would read thousands of digits, in a time that grows with their square."""
+    if len(digits) > 40 or int(digits).bit_length() > 64:
+        return float(digits)
+    return int(digits)
 
 
 def _no_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
