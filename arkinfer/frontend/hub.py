@@ -36,6 +36,7 @@ _SETTINGS = (
 )
 _WEIGHTS = (
     re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"),
+    re.compile(r"model_gptq\.safetensors"),
     re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin|pytorch_model\.bin\.index\.json"),
 )
 """The first kind that a repository has is downloaded, and nothing else."""

@@ -18,6 +18,7 @@ from arkinfer.frontend.slots import Slot
 
 FORMATS: dict[str, Callable[[Path], dict[str, Slot]]] = {
     "model.safetensors": safetensors_files.read_table,
+    "model_gptq.safetensors": safetensors_files.read_table,  # CPM.cu's, in Marlin's layout
     "pytorch_model.bin": torch_bin.read_table,
 }
 """The name of an unsharded weight file -> its reader; the first that stands in the folder wins."""

@@ -135,7 +135,9 @@ def marlin(plain: Path, folder: Path) -> Path:
         tensors[f"{module}.scales"] = scale.reshape(-1, 64)[:, places].reshape(scale.shape)
     said = {"quant_method": "gptq", "bits": 4, "group_size": 64, "sym": True}
     config = {"quantization_config": {**said, "checkpoint_format": "gptq"}}
-    return finish(plain, folder, tensors, config)
+    finish(plain, folder, tensors, config)
+    (folder / "model.safetensors").rename(folder / "model_gptq.safetensors")
+    return folder
 
 
 def order_in_a_run() -> list[int]:

@@ -248,8 +248,9 @@ def test_no_weights_and_missing_shards(sharded: Path) -> None:
     assert "model.safetensors.index.json is damaged" in message(sharded, CheckpointError)
     (sharded / "model.safetensors.index.json").unlink()
     assert message(sharded, CheckpointError) == (
-        "/sharded holds no weights. It has neither model.safetensors nor pytorch_model.bin, nor "
-        "an index of shards. Download the checkpoint again, with its weight files."
+        "/sharded holds no weights. It has neither model.safetensors nor model_gptq.safetensors "
+        "nor pytorch_model.bin, nor an index of shards. "
+        "Download the checkpoint again, with its weight files."
     )
 
 

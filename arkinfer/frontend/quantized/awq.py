@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from arkinfer.errors import UnsupportedError
-from arkinfer.frontend.quantized.gptq import check_bias, module_of
 from arkinfer.frontend.quantized.matrix import (
     BLOCK,
     Array,
@@ -25,8 +24,11 @@ from arkinfer.frontend.quantized.matrix import (
     Read,
     Shapes,
     as_bytes,
+    bias_of,
+    check_bias,
     finite,
     make_scheme,
+    module_of,
     need_scales,
     need_tensor,
 )
@@ -101,8 +103,7 @@ def find(
         need_tensor(shapes, used[0], (np.int32,), (columns, rows // 8))
         groups = need_scales(shapes, used[2], None, rows)
         need_tensor(shapes, used[1], (np.int32,), (groups, rows // 8))
-        if f"{module}.bias" in shapes:
-            used.append(f"{module}.bias")
+        used += bias_of(shapes, module, rows)
         symmetric = (_fields(read(used[1], 0, groups)) == 1 << (BITS - 1)).all()
         said = {
             "bits": facts.get("bits", facts.get("w_bit")),

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from arkinfer.errors import CheckpointError, UnsupportedError
-from arkinfer.frontend.quantized.gptq import module_of
 from arkinfer.frontend.quantized.matrix import (
     Array,
     Bytes,
@@ -28,6 +27,7 @@ from arkinfer.frontend.quantized.matrix import (
     bits_by_shape,
     finite,
     make_scheme,
+    module_of,
     need_tensor,
     order_of,
     section,
@@ -176,7 +176,8 @@ def _scale_shape(shapes: Shapes, name: str, rows: int) -> tuple[int, ...]:
     """[N, G], or [1] or [1, 1]: one scale for the whole matrix."""
     found = shapes[name][1] if name in shapes else ()
     one = found in ((1,), (1, 1))
-    wanted = found if one or (len(found) == 2 and found[0] == rows) else (rows, 1)
+    each = len(found) == 2 and found[0] == rows and found[1] > 0
+    wanted = found if one or each else (rows, 1)
     need_tensor(shapes, name, SCALE_DTYPES, wanted)
     return wanted
 

@@ -29,9 +29,12 @@ from arkinfer.frontend.quantized.matrix import (
     Read,
     Shapes,
     as_bytes,
+    bias_of,
     bits_by_shape,
+    check_bias,
     finite,
     make_scheme,
+    module_of,
     need_scales,
     need_tensor,
     order_of,
@@ -142,8 +145,7 @@ def find(
         if f"{module}.g_idx" in shapes:
             used.append(f"{module}.g_idx")
             order = order_of(used[-1], read(used[-1], 0, shape[1]), groups[name])
-        if f"{module}.bias" in shapes:
-            used.append(f"{module}.bias")
+        used += bias_of(shapes, module, shape[0])
         middle = (1 << (bits - 1)) - (form.version == 1)
         offset = "none" if stored[name] == (middle, middle) else "zero"
         scheme = make_scheme(
@@ -152,26 +154,6 @@ def find(
         )  # fmt: skip
         found[name] = GptqMatrix(scheme, shape, tuple(used), module, form, last)
     return found
-
-
-def module_of(name: str) -> str:
-    """`model.layers.0.mlp.up_proj.weight` -> `model.layers.0.mlp.up_proj`."""
-    return name.removesuffix(".weight")
-
-
-def check_bias(read: Read, module: str, tensors: tuple[str, ...], count: int) -> None:
-    """Some writers give every linear a bias of zeros, which the family has not.
-
-    Raises:
-        UnsupportedError: it is not zero.
-    """
-    name = f"{module}.bias"
-    if name in tensors and read(name, 0, count).any():
-        raise UnsupportedError(
-            f"{name} is not zero",
-            "The models that arkinfer runs have no biases",
-            "Use a checkpoint of the MiniCPM family or a plain Llama.",
-        )
 
 
 def _fields(words: Array, bits: int, count: int) -> Bytes:
@@ -217,19 +199,19 @@ def _zero_form(facts: Facts, stored: list[tuple[int, tuple[int, int]]]) -> ZeroF
     if name is None or not stored:
         silent = None if facts.get("sym") is False else told
         return ZeroForm(silent or 1, carries)
-    if name not in VERSIONS:
+    if (version := VERSIONS.get(str(name))) is None:
         raise UnsupportedError(
             f'config.json has "checkpoint_format": "{name}", and weights in the form of GPTQ',
             "How their zero points are stored is unknown",
             nearest(str(name), VERSIONS),
         )
-    if facts.get("sym") is True and told not in (None, VERSIONS[name]):
+    if facts.get("sym") is True and told not in (None, version):
         raise CheckpointError(
             f'config.json says "checkpoint_format": "{name}" and "sym": true',
             f"The zero points are those of a symmetric {_name(told)} checkpoint",
             "Correct the config.json: the two forms differ by one in every weight's code.",
         )
-    return ZeroForm(VERSIONS[name], carries)
+    return ZeroForm(version, carries)
 
 
 def _name(version: int | None) -> str:

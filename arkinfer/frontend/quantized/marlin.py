@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from arkinfer.frontend.quantized.gptq import module_of
 from arkinfer.frontend.quantized.matrix import (
     BLOCK,
     Facts,
@@ -26,6 +25,7 @@ from arkinfer.frontend.quantized.matrix import (
     as_bytes,
     finite,
     make_scheme,
+    module_of,
     need_scales,
     need_tensor,
 )

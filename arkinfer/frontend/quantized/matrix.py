@@ -145,6 +145,39 @@ def bits_by_shape(
     return fitting[0] if fitting else None
 
 
+def module_of(name: str) -> str:
+    """`model.layers.0.mlp.up_proj.weight` -> `model.layers.0.mlp.up_proj`."""
+    return name.removesuffix(".weight")
+
+
+def bias_of(shapes: Shapes, module: str, rows: int) -> list[str]:
+    """The name of a module's bias, which must be zero; see `check_bias`. Empty: it has none.
+
+    Raises:
+        CheckpointError: it is of another shape or dtype than a bias.
+    """
+    name = f"{module}.bias"
+    if name not in shapes:
+        return []
+    need_tensor(shapes, name, SCALE_DTYPES, (rows,))
+    return [name]
+
+
+def check_bias(read: Read, module: str, tensors: tuple[str, ...], rows: int) -> None:
+    """Some writers give every linear a bias of zeros, which the family has not.
+
+    Raises:
+        UnsupportedError: it is not zero.
+    """
+    name = f"{module}.bias"
+    if name in tensors and read(name, 0, rows).any():
+        raise UnsupportedError(
+            f"{name} is not zero",
+            "The models that arkinfer runs have no biases",
+            "Use a checkpoint of the MiniCPM family or a plain Llama.",
+        )
+
+
 def need_tensor(
     shapes: Shapes, name: str, dtypes: tuple[npt.DTypeLike, ...], shape: tuple[int, ...]
 ) -> None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from arkinfer.errors import UnsupportedError
-from arkinfer.frontend.quantized.gptq import module_of
 from arkinfer.frontend.quantized.matrix import (
     Facts,
     Read,
@@ -22,6 +21,7 @@ from arkinfer.frontend.quantized.matrix import (
     bits_by_shape,
     finite,
     make_scheme,
+    module_of,
     need_scales,
     need_tensor,
     section,
