@@ -1,4 +1,4 @@
-"""Texts for people: sizes, and foreign text that must not steer a terminal. Knows nothing else."""
+"""Texts for people: sizes, times, and foreign text that must not steer a terminal."""
 
 from __future__ import annotations
 
@@ -20,3 +20,15 @@ def human(size: int) -> str:
             break
         value /= 1024
     return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> duration(8), duration(200), duration(7500)
+    ('8 s', '3 min', '2 h 5 min')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from arkinfer import ir
 from arkinfer.align.stored import parsed
 from arkinfer.compiler.calibrate import TEXT
-from arkinfer.compiler.prepare import BuildOptions
+from arkinfer.compiler.options import BuildOptions
 from arkinfer.compiler.ternary import take_ternary
 from arkinfer.errors import UsageError
 from arkinfer.ir import QuantizedType

@@ -118,6 +118,16 @@ class EntryFacts(TypedDict):
     sha256: str
 
 
+class CalibrationFacts(TypedDict):
+    method: str
+    text: str
+    text_sha256: str
+    samples: int
+    tokens: int
+    seed: int
+    tokens_sha256: str
+
+
 class Manifest(TypedDict):
     """manifest.json, as read; the schema describes each key."""
 
@@ -136,6 +146,7 @@ class Manifest(TypedDict):
     sections: list[SectionFacts]
     entries: dict[str, EntryFacts]
     kv: NotRequired[str]
+    calibration: NotRequired[CalibrationFacts]
 
 
 def _text(description: str) -> Schema:
@@ -225,6 +236,17 @@ _TENSOR = _struct(
         },
     }
 )
+_CALIBRATION = _struct(
+    {
+        "method": _text("how the linears were calibrated, e.g. gptq"),
+        "text": _text("what it looked at: a file's name"),
+        "text_sha256": _SHA256,
+        "samples": _count("sequences", 1),
+        "tokens": _count("of each sequence", 1),
+        "seed": _count("that chose the sequences"),
+        "tokens_sha256": _SHA256,
+    }
+)
 SCHEMA: Schema = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "manifest.json of an .ark file, format 1",
@@ -248,7 +270,10 @@ SCHEMA: Schema = {
                 "every other entry, in file order",
             ),
         },
-        {"kv": _text("how the key-value cache is kept, fp32 or int8; absent: fp32")},
+        {
+            "kv": _text("how the key-value cache is kept, fp32 or int8; absent: fp32"),
+            "calibration": _CALIBRATION,
+        },
     ),
 }
 

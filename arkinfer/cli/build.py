@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from arkinfer.cli.options import (
+    Calib,
+    CalibSamples,
+    CalibSeed,
+    CalibTokens,
     Checkpoint,
     Chunk,
     Dtype,
@@ -41,6 +45,10 @@ def build(
     chunk: Chunk = None,
     kv: Kv = "fp32",
     requantize: Requantize = False,
+    calib: Calib = None,
+    calib_samples: CalibSamples = None,
+    calib_tokens: CalibTokens = None,
+    calib_seed: CalibSeed = None,
     offline: Offline = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")] = False,
     dump_ir: Annotated[
@@ -57,6 +65,7 @@ def build(
     """
     from arkinfer.cli.download import asker
     from arkinfer.compiler.build import build as compile_model
+    from arkinfer.compiler.calibration.text import text_options
 
     teller = _Teller()
     try:
@@ -72,6 +81,7 @@ def build(
             chunk=chunk,
             kv=kv,
             requantize=requantize,
+            calib=text_options(calib, calib_samples, calib_tokens, calib_seed),
             offline=offline,
             confirm=asker(yes),
             dump_ir=dump_ir,

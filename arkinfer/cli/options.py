@@ -38,7 +38,8 @@ Target: TypeAlias = Annotated[str, typer.Option(help="What the artifact is for."
 Quant: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        help="none, ternary, int8, int4, or a form such as int4-g128-asym; default: int4."
+        help="none, ternary, int8, int4, or a form such as int4-g128-asym or int4-gptq-g128; "
+        "default: int4."
     ),
 ]
 Output: TypeAlias = Annotated[
@@ -64,4 +65,20 @@ Longest: TypeAlias = Annotated[
 ]
 Chunk: TypeAlias = Annotated[int | None, typer.Option(help="The most tokens of one prefill step.")]
 Kv: TypeAlias = Annotated[str, typer.Option(help="fp32 or int8, of the key-value cache.")]
+Calib: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        help="The text that gptq, awq … look at, or JSON lines; default: a small built-in one.",
+        show_default=False,
+    ),
+]
+CalibSamples: TypeAlias = Annotated[
+    int | None, typer.Option(help="The most sequences of it; default: 128.", show_default=False)
+]
+CalibTokens: TypeAlias = Annotated[
+    int | None, typer.Option(help="The tokens of each; default: 512.", show_default=False)
+]
+CalibSeed: TypeAlias = Annotated[
+    int | None, typer.Option(help="Decides which sequences; default: 0.", show_default=False)
+]
 Offline: TypeAlias = Annotated[bool, typer.Option(help="Use no network.")]

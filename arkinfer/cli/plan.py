@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from arkinfer.cli.options import (
+    Calib,
+    CalibSamples,
+    CalibSeed,
+    CalibTokens,
     Checkpoint,
     Chunk,
     Dtype,
@@ -34,6 +38,10 @@ def plan(
     chunk: Chunk = None,
     kv: Kv = "fp32",
     requantize: Requantize = False,
+    calib: Calib = None,
+    calib_samples: CalibSamples = None,
+    calib_tokens: CalibTokens = None,
+    calib_seed: CalibSeed = None,
     offline: Offline = False,
     json: Json = False,
 ) -> None:
@@ -41,6 +49,7 @@ def plan(
 
     Example: arkinfer plan models/MiniCPM4-8B --target jetson-orin --quant int4-g128
     """
+    from arkinfer.compiler.calibration.text import text_options
     from arkinfer.compiler.plan import plan as predict
 
     found = predict(
@@ -54,6 +63,7 @@ def plan(
         chunk=chunk,
         kv=kv,
         requantize=requantize,
+        calib=text_options(calib, calib_samples, calib_tokens, calib_seed),
         offline=offline,
     )
     if json:

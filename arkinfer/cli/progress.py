@@ -9,6 +9,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TextIO
 
+from arkinfer.words import duration
+
 _FIRST = 2.0
 """Seconds for which a task is silent."""
 
@@ -70,11 +72,11 @@ class Progress:
             if self._done <= before:
                 return text
             left = (now - began) * (self._total - self._done) / (self._done - before)
-            return f"{text}, about {_seconds(left)} left"
+            return f"{text}, about {duration(left)} left"
         if self._expected:
             left = max(0.0, self._expected - spent)
-            return f"{self._what}: {_seconds(spent)} so far, about {_seconds(left)} left"
-        return f"{self._what}: {_seconds(spent)} so far; how long it takes is not known"
+            return f"{self._what}: {duration(spent)} so far, about {duration(left)} left"
+        return f"{self._what}: {duration(spent)} so far; how long it takes is not known"
 
     def _tell(self) -> None:
         pauses = iter(_PAUSES)
@@ -104,11 +106,3 @@ def announced(what: str) -> Generator[None, None, None]:
     """Says what goes on, if it takes long and nobody can know how far it is."""
     with Progress(what):
         yield
-
-
-def _seconds(count: float) -> str:
-    """For people: "8 s", "3 min", "2 h 5 min"."""
-    if count < 90:
-        return f"{count:.0f} s"
-    minutes = round(count / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

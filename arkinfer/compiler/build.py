@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 from arkinfer.artifact import ArtifactWriter
 from arkinfer.backend.scratch import remove_stale
 from arkinfer.compiler.cache import Cache
+from arkinfer.compiler.calibration.step import calibration_of
+from arkinfer.compiler.calibration.text import TextOptions
 from arkinfer.compiler.golden import kept_vectors
 from arkinfer.compiler.journal import Journal
 from arkinfer.compiler.judge import judge
 from arkinfer.compiler.layer_sizes import LayerSize, layer_sizes
-from arkinfer.compiler.prepare import BuildOptions, Prepared, prepare, used_weights
+from arkinfer.compiler.options import BuildOptions
+from arkinfer.compiler.prepare import Prepared, prepare, used_weights
 from arkinfer.compiler.progress import OnProgress, silent
 from arkinfer.compiler.requantize import sentences
 from arkinfer.compiler.resources import check_disk, check_memory, out_of_memory
@@ -64,6 +68,7 @@ class BuildReport:
             quantized.
         layers: bytes, bits per weight and schemes of each layer's matrices.
         raised: layers that are in 8 bits so that the gates hold.
+        calibration: method and text of a calibrated quantization; None: there was none.
         seconds: how long each stage took.
         reused: quantized matrices that came from the cache as a whole.
         notes: sentences about this run: an earlier build that was killed, a cache that is off.
@@ -85,6 +90,7 @@ class BuildReport:
     quality: dict[str, Any] | None = None
     layers: tuple[LayerSize, ...] = ()
     raised: tuple[str, ...] = ()
+    calibration: dict[str, str | int] | None = None
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     requantized: tuple[str, ...] = ()
     reused: int = 0
@@ -110,6 +116,7 @@ def build(
     overrides: Mapping[str, str] | None = None,
     requantize: bool = False,
     gates: Gates | None = None,
+    calib: TextOptions | None = None,
     offline: bool = False,
     confirm: Callable[[str, int], bool] | None = None,
     dump_ir: str | Path | None = None,
@@ -139,6 +146,8 @@ def build(
             matrices that the checkpoint has in a form for which the backend has no fast path.
         gates: limits of what quantization may cost. Layers that cost too much are quantized to 8
             bits, the fewest that do.
+        calib: the text that calibrated methods look at; None: 128 sequences of 512 tokens at most,
+            out of a small built-in one.
         offline: use no network, only what the hub cache has.
         confirm: asked with the hub id and its bytes before a download; None: never asks.
         dump_ir: a folder for the IR after each pass.
@@ -157,7 +166,7 @@ def build(
     from arkinfer.frontend.hub import resolve
 
     options = BuildOptions.make(
-        target, quant, backend, embedding, dtype, context, chunk, kv, overrides, requantize
+        target, quant, backend, embedding, dtype, context, chunk, kv, overrides, requantize, calib
     )
     remove_stale()
     kept = Cache.open() if cache else Cache(None)
@@ -170,9 +179,10 @@ def build(
         path = _output(output, checkpoint.name, options)
         with _journal(kept, path) as journal, out_of_memory(path):
             stages.follow(journal, checkpoint.config.num_parameters)
-            check_memory(checkpoint.config, kv, path)
-            job = _Job(options, checkpoint, kept, stages, dump_ir, gates or Gates())
-            report = job.run(path)
+            extra = options.calibration_bytes(checkpoint.config)
+            check_memory(checkpoint.config, kv, path, extra)
+            with _Job(options, checkpoint, kept, stages, dump_ir, gates or Gates()) as job:
+                report = job.run(path)
     if kept.problem:
         stages.note(kept.problem)
     stages.remember()
@@ -185,7 +195,10 @@ def _journal(cache: Cache, path: Path) -> Journal:
 
 @dataclass(frozen=True)
 class _Job:
-    """One build, its options checked and its checkpoint open."""
+    """One build, its options checked and its checkpoint open.
+
+    A context manager: what calibrations hold on the disk goes with it.
+    """
 
     options: BuildOptions
     checkpoint: Checkpoint
@@ -193,6 +206,13 @@ class _Job:
     stages: Stages
     dump_ir: str | Path | None
     gates: Gates
+    held: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> _Job:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.held.close()
 
     def run(self, path: Path) -> BuildReport:
         stages, checkpoint, cache = self.stages, self.checkpoint, self.cache
@@ -228,9 +248,13 @@ class _Job:
         return search(self.gates, make, can_raise=self.options.can_raise)
 
     def prepared(self, raised: tuple[str, ...]) -> Prepared:
+        options = self.options.raising(raised)
+        calibration = self.held.enter_context(
+            calibration_of(options, self.checkpoint, self.cache, self.stages)
+        )
         return prepare(
-            self.options.raising(raised), self.checkpoint, cache=self.cache, dump_ir=self.dump_ir,
-            on_stage=self.stages.start, on_part=self.stages.part,
+            options, self.checkpoint, cache=self.cache, dump_ir=self.dump_ir,
+            on_stage=self.stages.start, on_part=self.stages.part, calibration=calibration,
         )  # fmt: skip
 
     def judged(
@@ -322,6 +346,7 @@ def _report(
         quality=None if quality is None else quality.to_json(),
         layers=layer_sizes(used_weights([prepared.module]), prepared.module.weights),
         raised=raised,
+        calibration=prepared.calibration or None,
     )
 
 
@@ -346,6 +371,7 @@ def _manifest(checkpoint: Checkpoint, prepared: Prepared) -> dict[str, Any]:
         "quant": options.quant.name,
         "dtype": prepared.dtype,
         "kv": options.kv,
+        **({"calibration": prepared.calibration} if prepared.calibration else {}),
         "target": {"name": options.target.name},
         "tokens": token_facts(
             checkpoint.raw_config,

@@ -29,9 +29,10 @@ from arkinfer.errors import UsageError
 
 Bytes: TypeAlias = "bytes | bytearray | memoryview"
 
-KINDS = ("graphs", "weights", "calibrations", "golden")
-"""What is kept: traced modules, blocks of quantized weights, scales of int8 caches, golden vectors;
-each in a folder of its own."""
+KINDS = ("graphs", "weights", "blocks", "states", "calibrations", "golden")
+"""What is kept: traced modules, rows of quantized weights, decoder layers that a calibrated method
+quantized, activations behind the last of these, scales of int8 caches, golden vectors; each in a
+folder of its own."""
 
 FOLDER, LIMIT = "ARKINFER_CACHE", "ARKINFER_CACHE_LIMIT"
 """Environment variables: where the cache is, and its size limit ("20GB")."""
@@ -152,6 +153,16 @@ class Cache:
         except OSError as error:
             self._takes = False
             self.problem = _sentence(f'The cache "{self.folder}" takes no more', error)
+
+    def drop(self, key: str) -> None:
+        """Takes an entry away that nobody will ask for."""
+        if self.folder is not None:
+            path = self.folder / key
+            with suppress(OSError):
+                size = path.stat().st_size
+                path.unlink()
+                self._total -= size if path in self._used else 0
+                self._used.discard(path)
 
     def keep_free(self, size: int) -> None:
         """Leaves that many bytes of its disk to the caller from now on."""

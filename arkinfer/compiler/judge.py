@@ -59,7 +59,7 @@ def judge(
         checkpoint.source_digest(),
         ir.print_module(prepared.traced),
         ir.print_module(prepared.module),
-        prepared.calibration,
+        json.dumps(prepared.calibration),
         repr(tokens),
     )
     kept = cache.get(key)

@@ -18,9 +18,15 @@ import numpy as np
 
 from arkinfer import ir
 from arkinfer.compiler.calibrate import TOKENS
+from arkinfer.compiler.calibration.estimate import (
+    calibration_seconds,
+    product_rate,
+    rounding_rate,
+)
+from arkinfer.compiler.calibration.text import TextOptions
 from arkinfer.compiler.golden import SHORT, TYPICAL, long_length, predicted_bytes
+from arkinfer.compiler.options import BuildOptions
 from arkinfer.compiler.prepare import (
-    BuildOptions,
     Lowered,
     legalize,
     used_weights,
@@ -34,7 +40,6 @@ from arkinfer.compiler.weights import WeightStore, elements_per_row, nbytes, row
 from arkinfer.models.config import ModelConfig
 from arkinfer.packing import QuantizedTensor, Scheme
 from arkinfer.quality.measure import token_count
-from arkinfer.quant import round_to_nearest
 from arkinfer.runtime.footprint import run_bytes
 from arkinfer.verify.golden import ENTRY as GOLDEN
 
@@ -118,6 +123,7 @@ def plan(
     kv: str = "fp32",
     overrides: Mapping[str, str] | None = None,
     requantize: bool = False,
+    calib: TextOptions | None = None,
     offline: bool = False,
 ) -> Plan:
     """Predicts a build; takes what `arkinfer.build` takes. Weights need not be there.
@@ -131,7 +137,7 @@ def plan(
     from arkinfer.frontend.hub import resolve
 
     options = BuildOptions.make(
-        target, quant, backend, embedding, dtype, context, chunk, kv, overrides, requantize
+        target, quant, backend, embedding, dtype, context, chunk, kv, overrides, requantize, calib
     )
     folder = resolve(None if model is None else str(model), offline=offline, weights=False)
     checkpoint = open_config(folder)
@@ -152,6 +158,12 @@ def plan(
     base = run_bytes(weight_bytes, 0)
     passes = _golden(module, length) + _judging(module, length)
     passes += _calibration(module) if options.kv == "int8" else 0.0
+    if options.quant.method is not None and options.quant.linear is not None:
+        text = options.text
+        passes += calibration_seconds(
+            config, options.quant.method, options.quant.linear, text.samples, text.tokens,
+            product_rate(),
+        )  # fmt: skip
     return Plan(
         model=checkpoint.name,
         target=options.target.name,
@@ -165,7 +177,7 @@ def plan(
         kv_bytes=per_token * length,
         kv_bytes_per_token=per_token,
         run_bytes=base + per_token * length,
-        build_bytes=build_memory(config, options.kv),
+        build_bytes=build_memory(config, options.kv, options.calibration_bytes(config)),
         build_seconds=round(_seconds(lowered, config) + passes, 1),
         largest_context=max(
             0, min(config.max_position_embeddings, (memory - base) // max(per_token, 1))
@@ -183,7 +195,7 @@ def _fused(
     context: int,
     settled: Mapping[str, tuple[str, Scheme]],
 ) -> ir.Module:
-    from arkinfer.compiler.prepare import DTYPES
+    from arkinfer.compiler.options import DTYPES
     from arkinfer.frontend.dense import dense_module
 
     own = {"float32": "f32", "float16": "f16"}.get(config.torch_dtype, "bf16")
@@ -271,10 +283,11 @@ def _seconds(lowered: list[Lowered], config: ModelConfig) -> float:
     seconds = (TRACE_SECONDS[0] + TRACE_SECONDS[1] * config.num_hidden_layers) * _slowness()
     for weight in used_weights([each.module for each in lowered]):
         count = rows_of(weight) * elements_per_row(weight)
-        if isinstance(weight.type, ir.QuantizedType):
+        rule = weight.source.rule if weight.source else ""
+        if isinstance(weight.type, ir.QuantizedType) and rule != "stored":
             scheme = weight.type.scheme
             if scheme not in rates:
-                rates[scheme] = _rate(scheme)
+                rates[scheme] = rounding_rate(scheme)
             seconds += count / rates[scheme]
         seconds += 2 * count / READ + nbytes(weight) / WRITE
     return seconds
@@ -323,14 +336,6 @@ def _slowness() -> float:
     for number in range(400_000):
         total += number % 7
     return max(0.3, (time.perf_counter() - began) / 0.020)
-
-
-def _rate(scheme: Scheme) -> float:
-    """Weights per second of round-to-nearest on this machine."""
-    sample = np.random.default_rng(0).standard_normal((1024, 1024)).astype(np.float32)
-    began = time.perf_counter()
-    round_to_nearest(sample, scheme)
-    return sample.size / (time.perf_counter() - began)
 
 
 def _roofline(bandwidth: float, lowered: Lowered) -> float | None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arkinfer.compiler.prepare import BuildOptions
+from arkinfer.compiler.options import BuildOptions
 from arkinfer.errors import ArkError, UnsupportedError
 from arkinfer.frontend.quantized.ternary import Dense, is_linear
 from arkinfer.models.config import ModelConfig

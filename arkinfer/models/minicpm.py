@@ -72,11 +72,14 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
 
     def forward(self, layer: int, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+        return self.o_proj(self.mix(layer, x, cos, sin, attend))
+
+    def mix(self, layer: int, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+        """What `o_proj` reads: [..., T, H * D]."""
         q = self.q_proj(x).unflatten(-1, (-1, self.head_dim))
         k = self.k_proj(x).unflatten(-1, (-1, self.head_dim))
         v = self.v_proj(x).unflatten(-1, (-1, self.head_dim))
-        mixed = attend(layer, rotate(q, cos, sin), rotate(k, cos, sin), v)
-        return self.o_proj(mixed.flatten(-2))
+        return attend(layer, rotate(q, cos, sin), rotate(k, cos, sin), v).flatten(-2)
 
 
 class MLP(nn.Module):
@@ -87,7 +90,11 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(self.gated(x))
+
+    def gated(self, x: Tensor) -> Tensor:
+        """What `down_proj` reads: [..., T, intermediate]."""
+        return F.silu(self.gate_proj(x)) * self.up_proj(x)
 
 
 class DecoderLayer(nn.Module):

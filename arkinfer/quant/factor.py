@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from arkinfer.errors import CheckpointError
+from arkinfer.errors import InternalError
 
 Matrix: TypeAlias = npt.NDArray[Any]
 
@@ -43,15 +43,11 @@ def factor(hessian: Matrix, damping: float, threads: int = 1) -> float:
         The damping that was enough.
 
     Raises:
-        CheckpointError: H is not finite.
+        InternalError: H is not finite.
     """
     diagonal = hessian.diagonal().copy()
-    if not np.isfinite(hessian).all():
-        raise CheckpointError(
-            "The activations of the calibration text are not finite",
-            "The model computes infinities or not-a-numbers from it",
-            "Check the checkpoint: it may be damaged, or its training diverged",
-        )
+    if not np.isfinite(diagonal).all():
+        raise InternalError("a Hessian is not finite", "`Moments.finish` refuses such")
     mean = float(diagonal.mean(dtype=np.float64)) or 1.0
     with ThreadPoolExecutor(threads) as pool:
         while True:

@@ -60,9 +60,6 @@ def feedback(
         act_order: round the inputs with the largest moments first.
         damping: the least; see `arkinfer.quant.factor`.
         threads: that multiply.
-
-    Raises:
-        CheckpointError: the moments are not finite.
     """
     order = None
     if act_order:

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_TILE = 1024
+from arkinfer.errors import CheckpointError
+
+_TILE = 512
 """Rows and columns of H that are summed at a time; never by the number of threads, or other
 threads would give other bytes."""
 
@@ -53,7 +55,17 @@ class Moments:
         list(pool.map(tile, tiles))
 
     def finish(self) -> Moments:
-        """Fills the lower triangle; no more may be added. Itself."""
+        """Fills the lower triangle; no more may be added. Itself.
+
+        Raises:
+            CheckpointError: inputs were not finite, or overflow when they are squared.
+        """
+        if not (np.isfinite(self._magnitude).all() and np.isfinite(self.hessian.diagonal()).all()):
+            raise CheckpointError(
+                "The activations of the calibration text are not finite",
+                "The model computes infinities or not-a-numbers from it",
+                "Check the checkpoint: it may be damaged, or its training diverged",
+            )
         for start in range(0, len(self.hessian), _TILE):
             rows = slice(start, start + _TILE)
             self.hessian[rows.stop :, rows] = self.hessian[rows, rows.stop :].T

@@ -30,6 +30,15 @@ MANIFEST: dict[str, Any] = {
     "sections": [{"backend": "tvm", "requires": {}, "tensors": ["t"], "config": {}}],
     "entries": {"weights/t": {"size": 12, "sha256": "0" * 64}},
     "kv": "int8",
+    "calibration": {
+        "method": "gptq",
+        "text": "notes.txt",
+        "text_sha256": "0" * 64,
+        "samples": 8,
+        "tokens": 512,
+        "seed": 0,
+        "tokens_sha256": "1" * 64,
+    },
 }
 
 

@@ -134,6 +134,14 @@ def test_rows_of_zeros_and_threads() -> None:
         np.testing.assert_array_equal(part, made[1].parts()[name])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_inputs_that_are_not_finite_are_refused(value: float) -> None:
+    _, x = data(64, 7)
+    x[3, 3] = value  # or too large to be squared
+    with pytest.raises(CheckpointError, match="activations of the calibration text are not finite"):
+        moments_of(x)
+
+
 def test_what_is_refused() -> None:
     w, x = data(64, 7)
     seen = moments_of(x)

@@ -163,8 +163,6 @@ def test_what_is_refused() -> None:
     w, h = matrix(4, 64, 9), moments(64, 9)
     with pytest.raises(UnsupportedError, match="int4-g48 does not fit a matrix with 64 inputs"):
         gptq(w, feedback(h.copy()), Scheme(4, 48))
-    with pytest.raises(CheckpointError, match="activations of the calibration text are not finite"):
-        feedback(h * np.inf)
     w[1, 1] = np.nan
     with pytest.raises(CheckpointError, match="weight holds numbers that are not finite"):
         gptq(w, feedback(h.copy()), Scheme(4, 32))

@@ -1,0 +1,209 @@
+"""What a user asked of a build, checked. Knows no graph and no backend by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+
+from arkinfer.backend import Compiler, compiler
+from arkinfer.compiler.calibration.estimate import calibration_memory
+from arkinfer.compiler.calibration.linears import schemes_for
+from arkinfer.compiler.calibration.text import TextOptions
+from arkinfer.compiler.requantize import Again, requantized
+from arkinfer.errors import UsageError, nearest
+from arkinfer.models.config import ModelConfig
+from arkinfer.packing import Scheme
+from arkinfer.quant import QuantSpec, parse_quant
+from arkinfer.quant.method import METHODS
+from arkinfer.quant.spec import parse_linear
+from arkinfer.targets import Target, load_target
+
+DTYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+"""What a user calls a dtype -> what the IR calls it."""
+
+CACHES = {"fp32": "f32", "int8": "i8"}
+"""What a user calls a dtype of the key-value cache -> what the IR calls it."""
+
+DEFAULT = "int4"
+"""How a checkpoint that is not quantized is, unless asked otherwise."""
+
+RAISED_BITS = 8
+"""What layers are quantized to that cost too much for the gates of a build."""
+
+CHUNK = 512
+"""Tokens of one prefill step, unless asked otherwise."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """The checked form of what a user asked for; see `arkinfer.build`."""
+
+    target: Target
+    quant: QuantSpec
+    compilers: tuple[Compiler, ...]
+    dtype: str | None
+    context: int | None
+    chunk: int
+    kv: str = "fp32"
+    quant_given: str | None = None
+    embedding_given: str | None = None
+    overrides: tuple[tuple[str, Scheme], ...] = ()
+    """Matrices by a pattern of their torch module, and what they are quantized to in place of
+    what `quant` says; of several that fit, the last counts."""
+    requantize: bool = False
+    """Quantize again what the checkpoint has in a form without a fast path."""
+    text: TextOptions = field(default_factory=TextOptions)
+    """What calibrated methods look at."""
+
+    @classmethod
+    def make(
+        cls,
+        target: str,
+        quant: str | None,
+        backend: str | tuple[str, ...] | None,
+        embedding: str | None,
+        dtype: str | None,
+        context: int | None,
+        chunk: int | None,
+        kv: str = "fp32",
+        overrides: Mapping[str, str] | None = None,
+        requantize: bool = False,
+        text: TextOptions | None = None,
+    ) -> BuildOptions:
+        """Checks every name; the nearest known one is offered.
+
+        Raises:
+            UsageError: an unknown target, quantization, backend, dtype or kind of cache, or a bad
+                number.
+        """
+        machine = load_target(target)
+        spec = parse_quant(quant or DEFAULT, embedding)
+        names = (backend,) if isinstance(backend, str) else backend or machine.backends[:1]
+        if len(set(names)) != len(names):
+            raise UsageError(
+                f"A backend is named twice: {', '.join(names)}", fix="Name each one once"
+            )
+        if dtype is not None and dtype not in DTYPES:
+            raise UsageError(f'There is no dtype "{dtype}"', "", nearest(dtype, DTYPES))
+        if kv not in CACHES:
+            raise UsageError(f'There is no key-value cache in "{kv}"', "", nearest(kv, CACHES))
+        for what, number in (("context", context), ("chunk", chunk)):
+            if number is not None and number < 1:
+                raise UsageError(f"The {what} cannot be {number} tokens", "", "Give at least 1")
+        compilers = tuple(compiler(name) for name in names)
+        own = tuple((pattern, parse_linear(name)) for pattern, name in (overrides or {}).items())
+        if text is not None and spec.method is None:
+            raise UsageError(
+                f"{spec.name} looks at no text",
+                "A calibration text was given",
+                f"Leave it out, or use a method that does: int4-{', int4-'.join(METHODS)}, each "
+                "with a group, such as int4-gptq-g128",
+            )
+        return cls(
+            machine, spec, compilers, dtype, context, chunk or CHUNK, kv, quant, embedding, own,
+            requantize, text or TextOptions(),
+        )  # fmt: skip
+
+    def calibration_bytes(self, config: ModelConfig) -> int:
+        """Memory that calibration takes; 0: there is none."""
+        if self.quant.method is None:
+            return 0
+        return calibration_memory(config, self.quant.method, self.text.samples, self.text.tokens)
+
+    def for_checkpoint(self, schemes: Mapping[str, Scheme]) -> BuildOptions:
+        """The same for a checkpoint that has these matrices quantized: it stays as it is.
+
+        Raises:
+            UsageError: another quantization was asked for.
+        """
+        if not schemes or self.quant.linear is None:
+            return self
+        if self.quant_given is not None and self.requantize and self.quant.method is None:
+            return self
+        if self.quant_given is not None:
+            names = ", ".join(sorted({scheme.name for scheme in schemes.values()}))
+            raise UsageError(
+                f"The checkpoint is quantized already, to {names}",
+                "Quantizing it again would add to its errors",
+                "Leave --quant out, which takes the weights as they are, or start from the "
+                "unquantized checkpoint; with --requantize, --quant says what becomes of matrices "
+                "that have no fast path",
+            )
+        return replace(self, quant=parse_quant("none", self.embedding_given))
+
+    def raising(self, layers: Sequence[str]) -> BuildOptions:
+        """The same, with these layers in 8 bits."""
+        linear = self.quant.linear
+        if not layers or linear is None:
+            return self
+        raised = replace(linear, bits=RAISED_BITS, act_order=False)
+        more = tuple((f"{path}.*", raised) for path in layers)
+        return replace(self, overrides=(*self.overrides, *more))
+
+    @property
+    def can_raise(self) -> bool:
+        """Whether layers can be in more bits than they are."""
+        return self.quant.linear is not None and self.quant.linear.bits < RAISED_BITS
+
+    def settled(
+        self, config: ModelConfig, schemes: Mapping[str, Scheme]
+    ) -> dict[str, tuple[str, Scheme]]:
+        """The matrices whose quantized form the graph does not decide: by name, rule and scheme.
+
+        They are quantized in the checkpoint, calibrated, or overridden.
+
+        Args:
+            config: the model.
+            schemes: what the checkpoint has quantized.
+
+        Raises:
+            UsageError: an override fits no matrix, or one that is quantized already.
+        """
+        found = {name: ("stored", scheme) for name, scheme in schemes.items()}
+        found |= {n: ("rtn", each.after) for n, each in self.again(config, schemes).items()}
+        calibrated: dict[str, Scheme] = {}
+        if self.quant.method is not None and self.quant.linear is not None:
+            calibrated = schemes_for(config, self.quant.linear)
+            found |= {name: ("stored", scheme) for name, scheme in calibrated.items()}
+        matrices = [name for name, shape in config.tensor_shapes().items() if len(shape) == 2]
+        for pattern, scheme in self.overrides:
+            named = [n for n in matrices if fnmatchcase(n.removesuffix(".weight"), pattern)]
+            if not named:
+                raise UsageError(
+                    f'The override "{pattern}" fits no matrix of the model',
+                    "",
+                    "Write a torch module with * where names differ, such as "
+                    "model.layers.*.mlp.down_proj",
+                )
+            if fixed := [name for name in named if name in schemes]:
+                raise UsageError(
+                    f'The override "{pattern}" fits {fixed[0]}, which is quantized already',
+                    "",
+                    "Leave the override out, or start from the unquantized checkpoint",
+                )
+            found |= {name: ("stored" if name in calibrated else "rtn", scheme) for name in named}
+        return found
+
+    def again(self, config: ModelConfig, schemes: Mapping[str, Scheme]) -> dict[str, Again]:
+        """The matrices that are quantized once more; none unless that was asked for."""
+        if not self.requantize:
+            return {}
+        return requantized(config, schemes, self.compilers, self.target, self.quant)
+
+    def context_for(self, config: ModelConfig) -> int:
+        """Tokens that the artifact will hold.
+
+        Raises:
+            UsageError: more than the model's positions reach.
+        """
+        context = self.context or config.max_position_embeddings
+        if context > config.max_position_embeddings:
+            raise UsageError(
+                f"The context cannot be {context} tokens",
+                f"The checkpoint was made for {config.max_position_embeddings} "
+                "(max_position_embeddings in config.json)",
+                f"Ask for at most {config.max_position_embeddings}, or give the checkpoint the "
+                "longer rope_scaling that its model card publishes",
+            )
+        return context
