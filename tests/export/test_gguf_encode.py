@@ -9,8 +9,8 @@ from gguf import GGMLQuantizationType, quants
 from arkinfer.errors import UnsupportedError
 from arkinfer.export.gguf.encode import Q4_0, Q8_0, TQ2_0, Encoder
 from arkinfer.packing import QuantizedTensor, Scheme, encode, parse_scheme
+from arkinfer.packing.ternary import find_ternary, ternary_rows
 from arkinfer.quant import round_to_nearest
-from arkinfer.quant.ternary import find_ternary, ternary_rows
 
 ALL = pytest.mark.parametrize("encoder", [Q4_0, Q8_0, TQ2_0], ids=["q4_0", "q8_0", "tq2_0"])
 
