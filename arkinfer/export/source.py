@@ -14,10 +14,12 @@ import numpy.typing as npt
 from arkinfer.errors import ArkError, UnsupportedError, UsageError
 from arkinfer.packing import QuantizedTensor, Scheme
 from arkinfer.quant import parse_quant, replacement, round_to_nearest
+from arkinfer.quant.spec import parse_linear
 
 if TYPE_CHECKING:
     from arkinfer.frontend.leaves import Tensors
 
+_SHORT = ("int4", "int8")
 DEFAULT = "int4"
 """How a checkpoint that is not quantized is, unless asked otherwise."""
 
@@ -103,17 +105,17 @@ def quantized_source(
         UnsupportedError: the layout cannot hold a matrix; names it.
     """
     stored = {name: scheme for name, scheme in tensors.schemes().items() if is_linear(name)}
-    spec = parse_quant(quant or ("none" if stored else DEFAULT))
+    wanted = _scheme(quant or ("none" if stored else DEFAULT))
     if not stored:
-        return _rounded(tensors, spec.linear, problem, scale_dtype), ()
+        return _rounded(tensors, wanted, problem, scale_dtype), ()
     bad = {name: why for name, scheme in stored.items() if (why := problem(scheme))}
-    if spec.linear is not None and not requantize:
+    if wanted is not None and not requantize:
         names = ", ".join(sorted({scheme.name for scheme in stored.values()}))
         raise UsageError(
             f"The checkpoint is quantized already, to {names}",
             "Quantizing it again would add to its errors",
-            "Leave --quant out, which takes the weights as they are; with --requantize, it says "
-            "what becomes of those that the format cannot hold",
+            "Leave --quant out, which takes the weights as they are; with --requantize, --quant "
+            "says what becomes of those that the format cannot hold",
         )
     if not bad:
         return tensors, ()
@@ -124,13 +126,32 @@ def quantized_source(
             f"{bad[first]} ({len(bad)} of {len(stored)} quantized matrices)",
             "Give --requantize to round these once more",
         )
-    again = {n: replacement(stored[n], tensors.shape(n)[1], spec.linear) for n in bad}
+    again = {n: replacement(stored[n], tensors.shape(n)[1], wanted) for n in bad}
     for name, scheme in again.items():
         if why := problem(scheme):
             raise UnsupportedError(f"{name} cannot become {scheme.name}", why, "Choose another")
     kinds = ", ".join(sorted({scheme.name for scheme in again.values()}))
     note = f"{len(again)} of {len(stored)} quantized matrices were rounded once more, to {kinds}."
     return Rounded(tensors, again, scale_dtype), (note,)
+
+
+def _scheme(quant: str) -> Scheme | None:
+    """What linears are rounded to; None: they stay as they are.
+
+    Raises:
+        UsageError: a scheme that takes more than rounding, or none.
+    """
+    if quant in ("none", *_SHORT):
+        return parse_quant(quant).linear
+    try:
+        return parse_linear(quant)
+    except UsageError as error:
+        raise UsageError(
+            f'"{quant}" cannot be exported in this format',
+            "An export rounds to nearest: none, int4, int8, or a scheme such as int4-g128-asym",
+            "Export ternary checkpoints with --format gguf --type tq2_0, and calibrated weights "
+            "from a checkpoint that has them",
+        ) from error
 
 
 def _rounded(

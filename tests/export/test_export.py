@@ -155,6 +155,9 @@ def test_what_cannot_be_done_is_refused_and_nothing_stays(plain: Path, tmp_path:
         export(plain, "gptg", out)
     with pytest.raises(UsageError, match="the checkpoint is not quantized, and --quant is none"):
         export(plain, "gptq", out, quant="none")
+    for name in ("ternary", "int4-gptq-g128", "q4_0"):
+        with pytest.raises(UsageError, match=rf'"{name}" cannot be exported in this'):
+            export(plain, "gptq", out, quant=name)
     with pytest.raises(UsageError, match="There is no folder"):
         export(plain, "gptq", tmp_path / "missing" / "out")
     with pytest.raises(UnsupportedError, match=r"q_proj\.weight: int4-g128 does not fit a"):
