@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from arkinfer.export import export
@@ -39,24 +40,36 @@ TEXTS = ["Hello, world!", "don't 1234 3.14", "中文，標點。🙂👩‍👩�
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PYTHON, reason="llama.cpp is not here")]
 
 
-def llama_cpp(file: Path, ids: list[list[int]]) -> tuple[list[np.ndarray], list[list[int]]]:
+def llama_cpp(
+    file: Path, ids: list[list[int]], quantize: int | None = None
+) -> tuple[list[np.ndarray], list[list[int]]]:
     """Logits after every token of each sequence, and the tokens of `TEXTS`."""
     request, answer = file.with_suffix(".json"), file.with_suffix(".npz")
-    request.write_text(json.dumps({"ids": ids, "texts": TEXTS, "threads": 1}))
+    request.write_text(json.dumps({"ids": ids, "texts": TEXTS, "threads": 1, "quantize": quantize}))
     subprocess.run([PYTHON, PEER, file, request, answer], check=True, capture_output=True)
     with np.load(answer) as found:
         logits = [found[f"logits{number}"] for number in range(len(ids))]
         return logits, json.loads(str(found["texts"]))
 
 
+def here(checkpoint: Checkpoint, ids: list[list[int]]) -> list[np.ndarray]:
+    """What the same weights answer in our torch module."""
+    model = torch_model(checkpoint.config, checkpoint, context=512)
+    return [torch_step(model, np.array(each))[0] for each in ids]
+
+
 def equal_top_1(checkpoint: Checkpoint, file: Path, ids: list[list[int]]) -> float:
     """Of all positions, where both choose the same token; there must be many different ones."""
-    model = torch_model(checkpoint.config, checkpoint, context=512)
-    theirs, _ = llama_cpp(file, ids)
-    ours = [torch_step(model, np.array(each))[0] for each in ids]
+    ours, (theirs, _) = here(checkpoint, ids), llama_cpp(file, ids)
     assert len(np.unique(np.concatenate([each.argmax(-1) for each in ours]))) > 20
     same = [a.argmax(-1) == b.argmax(-1) for a, b in zip(ours, theirs, strict=True)]
     return float(np.concatenate(same).mean())
+
+
+def divergence(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
+    """The mean KL divergence of our next tokens from theirs, in nats."""
+    logs = [torch.log_softmax(torch.from_numpy(np.concatenate(x)), -1) for x in (ours, theirs)]
+    return float((logs[1].exp() * (logs[1] - logs[0])).sum(-1).mean())
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +117,28 @@ def test_a_quantized_model_answers_alike(windows: list[list[int]], tmp_path: Pat
     with open_checkpoint(report.path) as checkpoint:
         share = equal_top_1(checkpoint, report.path, windows[:4])
     assert share >= 0.98
+
+
+@pytest.mark.parametrize(
+    ("kind", "schemes"),
+    [
+        (3, {"int4-g32-min", "int6-g16"}), (9, {"int5-g32-min", "int6-g16"}),
+        (15, {"int4-g32-min", "int6-g16"}), (17, {"int5-g32-min", "int6-g16"}), (18, {"int6-g16"}),
+        (36, {"int2-g256", "int4-g32-min", "int6-g16"}),
+    ],
+    ids=["q4_1", "q5_1", "q4_k_m", "q5_k_m", "q6_k", "tq1_0"],
+)  # fmt: skip
+def test_what_llama_cpp_quantized_answers_alike_here(
+    windows: list[list[int]], tmp_path: Path, kind: int, schemes: set[str]
+) -> None:
+    """Types that we do not write, in files that llama.cpp made."""
+    report = export(None, "gguf", tmp_path / "m.gguf", type="f16")
+    theirs, _ = llama_cpp(report.path, windows[:4], quantize=kind)
+    with open_checkpoint(tmp_path / "m.gguf.quantized.gguf") as checkpoint:
+        assert {scheme.name for scheme in checkpoint.schemes().values()} <= schemes
+        found = divergence(here(checkpoint, windows[:4]), theirs)
+    print(f"file type {kind}: KL {found:.2g}")
+    assert found < 0.01  # from llama.cpp's activations, which have 8 bits
 
 
 def test_a_llama_answers_alike(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ Hugging Face names, with the rows of q and k in that order. Knows no torch modul
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +56,11 @@ def open_gguf(file: Path) -> GgufCheckpoint:
         return _opened(file, header)
     except (CheckpointError, UnsupportedError) as error:
         # parse_config speaks of the file that we made for it
-        what, why, fix = (
-            text.replace("config.json", f"the metadata of {file.name}")
-            for text in (error.what, error.why, error.fix)
+        what = re.sub("^config.json", f"The metadata of {file.name}", error.what)
+        why, fix = (
+            re.sub("(the )?config.json", "the metadata", text) for text in (error.why, error.fix)
         )
-        raise type(error)(what[:1].upper() + what[1:], why, fix) from error
+        raise type(error)(what, why, fix) from error
 
 
 def _opened(file: Path, header: Header) -> GgufCheckpoint:
@@ -139,6 +140,9 @@ def _check(file: Path, header: Header, config: ModelConfig) -> None:
                 f'Its tensor "{name}" has the shape {list(found[name].shape)}, and the metadata '
                 f"needs {list(shape)}",
             )
+        type = found[name].type
+        if len(shape) == 1 and type.dtype is None:
+            raise damaged(file, f'Its tensor "{name}" is a vector stored as {type.name}')
 
 
 @dataclass(frozen=True)

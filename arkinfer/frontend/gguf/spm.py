@@ -10,7 +10,7 @@ Source: `llm_tokenizer_spm_session` of llama.cpp; Kudo and Richardson, arXiv 180
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from itertools import pairwise
+from itertools import groupby, islice
 from typing import Any
 
 from arkinfer.errors import CheckpointError
@@ -70,11 +70,18 @@ def merges(scores: Mapping[str, float]) -> list[tuple[str, str]]:
     [('a', 'b'), ('ab', 'a')]
     """
     found: list[tuple[str, str]] = []
-    for piece in sorted(scores, key=lambda piece: (-scores[piece], piece)):
-        # Of equals the longer left half first: that is what merging from the left leaves.
-        for at in range(len(piece) - 1, 0, -1):
-            if piece[:at] in scores and piece[at:] in scores:
-                found.append((piece[:at], piece[at:]))
+    ordered = sorted(scores, key=lambda piece: (-scores[piece], piece))
+    for _, equals in groupby(ordered, key=scores.__getitem__):
+        # Of equals the longest left half first: what merging from the left has at hand. Runs of
+        # spaces have one score in Llama's vocabularies.
+        pairs = (
+            (piece[:at], piece[at:])
+            for piece in equals
+            for at in range(1, len(piece))
+            if piece[:at] in scores and piece[at:] in scores
+        )
+        few = islice(pairs, MOST_MERGES + 1 - len(found))
+        found += sorted(few, key=lambda pair: (-len(pair[0]), -len(pair[1])))
         if len(found) > MOST_MERGES:
             raise CheckpointError(
                 "The tokenizer of the GGUF file cannot be used",
@@ -95,15 +102,20 @@ def scores_of(
 
     Returns:
         The score of every piece, the lowest for those that no merge makes; and the number of
-        merges that the scores do not give, or that they give in another order.
+        merges that the scores do not give, or give in another place.
     """
-    ranks: dict[str, int] = {}
-    for left, right in ranked:
-        ranks.setdefault(left + right, len(ranks))
-    scores = {piece: -float(ranks.get(piece, len(ranks)) + 1) for piece in pieces}
-    order = [ranks[left + right] for left, right in ranked]
-    moved = sum(later < earlier for earlier, later in pairwise(order))
-    return scores, moved + len(set(ranked) ^ set(merges(scores)))
+    last = {left + right: place for place, (left, right) in enumerate(ranked)}
+    groups: dict[str, int] = {}
+    group = end = -1
+    for place, (left, right) in enumerate(ranked):
+        # Pieces whose merges stand among each other's have one score.
+        group += place > end
+        end = max(end, last[left + right])
+        groups.setdefault(left + right, group)
+    scores = {piece: -float(groups.get(piece, group + 1) + 1) for piece in pieces}
+    again = merges(scores)
+    moved = sum(ours != theirs for ours, theirs in zip(again, ranked, strict=False))
+    return scores, moved + abs(len(again) - len(ranked))
 
 
 def _replace(text: str, by: str) -> dict[str, Any]:

