@@ -138,12 +138,31 @@ def test_ternary_matrices_become_tq2_0_without_a_loss(plain: Path, tmp_path: Pat
         if "_proj" in name
     }
     folder = changed(plain, tmp_path / "ternary", **trits)
+    assert export(folder, "gguf", tmp_path / "a.gguf").schemes == {"tq2_0": 14, "f16": 1}
     report = export(folder, "gguf", tmp_path / "m.gguf", type="tq2_0")
     assert report.schemes == {"tq2_0": 14, "q8_0": 1}
     with open_checkpoint(folder) as before, open_checkpoint(report.path) as after:
         for name in trits:
             name = name.replace("__", ".")
             assert after.schemes()[name].name == "int2-g256"
+            np.testing.assert_array_equal(after.read(name), before.read(name).astype(np.float32))
+
+
+def test_ternary_scales_of_smaller_groups_take_four_bits(plain: Path, tmp_path: Path) -> None:
+    weights = load_file(plain / "model.safetensors")
+    trits = {
+        name.replace(".", "__"): ternary_matrix(values.size // 64, 64, seed=len(name))
+        .reshape(values.shape)
+        .astype(np.float16)
+        for name, values in weights.items()
+        if "_proj" in name
+    }
+    folder = changed(plain, tmp_path / "ternary", **trits)
+    report = export(folder, "gguf", tmp_path / "m.gguf", type="tq2_0")
+    assert (report.schemes, report.notes) == ({"q4_0": 14, "q8_0": 1}, ())
+    with open_checkpoint(folder) as before, open_checkpoint(report.path) as after:
+        for name in trits:
+            name = name.replace("__", ".")
             np.testing.assert_array_equal(after.read(name), before.read(name).astype(np.float32))
 
 
@@ -243,8 +262,8 @@ def with_tokenizer(folder: Path, target: Path, **changes: Any) -> Path:
     [
         ({"type": "q5_1"}, UsageError, 'There is no type "q5_1" of gguf. Known: f16, q4_0, q8_0'),
         ({"type": "tq2_0"}, UnsupportedError,
-         "model.layers.0.self_attn.q_proj.weight cannot be exported. A matrix is not ternary in "
-         "blocks of 256 inputs"),
+         "model.layers.0.self_attn.q_proj.weight is not ternary. TQ2_0 holds -s, 0 and s only, and "
+         "row 0 holds"),
         ({"quant": "int4-g32-asym"}, UsageError, "The format does not hold int4-g32-asym"),
         ({"output": "missing/m.gguf"}, UsageError, 'There is no folder "'),
     ],

@@ -32,6 +32,7 @@ from arkinfer.frontend.gguf.tensors import (
     is_rotated,
     paired_rows,
 )
+from arkinfer.frontend.quantized.ternary import Dense
 from arkinfer.models.config import ModelConfig
 from arkinfer.packing import Scheme
 from arkinfer.report.files import check_place
@@ -92,6 +93,8 @@ def write(checkpoint: Checkpoint, request: Request) -> Written:
     path = request.output or Path(f"{checkpoint.name}.gguf")
     check_place(path)
     keys, notes = tokenizer_keys(checkpoint)
+    if quant is None and request.type in (None, "tq2_0"):
+        _take_ternary(checkpoint, request.type is not None)
     source: Tensors = checkpoint
     if quant is not None:
         problem = partial(_problem, kind)
@@ -113,6 +116,21 @@ def write(checkpoint: Checkpoint, request: Request) -> Written:
     number = _FILE_TYPES[types.most_common(1)[0][0]]
     write_gguf(path, {**model_keys(checkpoint, number), **keys}, tensors, request.on_part)
     return Written(path, types, (*notes, *_sentences(losses, again)))
+
+
+def _take_ternary(checkpoint: Checkpoint, demanded: bool) -> None:
+    """Has a checkpoint whose plain linears are all ternary give them in two bits."""
+    if checkpoint.schemes():
+        return
+    found = checkpoint.find_ternary()
+    if not isinstance(found, Dense):
+        checkpoint.adopt(found)
+    elif demanded:
+        raise UnsupportedError(
+            f"{found.name} is not ternary",
+            f"TQ2_0 holds -s, 0 and s only, and {found.reason}",
+            "Export with --type q4_0 or q8_0",
+        )
 
 
 def _problem(kind: _Kind, scheme: Scheme) -> str:
