@@ -20,6 +20,7 @@ from arkinfer.packing import QuantizedTensor, part_specs
 from arkinfer.runtime.contract import LoadOptions
 from arkinfer.runtime.registry import open_section
 from arkinfer.testing import make_checkpoint, preset
+from arkinfer.verify.checks import checks
 
 SHAPE: dict[str, Any] = {"num_hidden_layers": 1, "max_position_embeddings": 128}
 
@@ -132,6 +133,15 @@ def test_what_is_asked_for_is_done(bitcpm: Path, tmp_path: Path) -> None:
     report = build(bitcpm, quant="int4", output=tmp_path / "m.ark")
     assert report.quant == "int4"
     assert not stored(report.path)
+
+
+@pytest.mark.parametrize("quant", ["ternary", "none"])
+def test_the_file_answers_as_it_was_built_to(bitcpm: Path, tmp_path: Path, quant: str) -> None:
+    """On ONNX Runtime, with golden vectors of the checkpoint's model."""
+    report = build(bitcpm, quant=quant, output=tmp_path / "m.ark")
+    found = {check.name: check.ok for check in checks(report.path, threads=1)}
+    assert found.keys() >= {"reference", "values", "source"}
+    assert False not in found.values()
 
 
 @pytest.mark.parametrize("quant", ["ternary", None, "none"])

@@ -68,25 +68,50 @@ def test_not_a_number_is_never_within_tolerance() -> None:
     assert Tolerance(9, 9).problem(found) != ""
 
 
+def manifest(dtype: str, *schemes: str, quant: str = "none", kv: str = "fp32") -> Any:
+    """What a file says of itself, as far as tolerances ask."""
+    names = ["model.norm.weight", *(f"m.{n}.weight.{s}.codes" for n, s in enumerate(schemes))]
+    return {"quant": quant, "dtype": dtype, "kv": kv, "tensors": dict.fromkeys(names)}
+
+
 def test_every_backend_that_runs_here_has_its_classes() -> None:
-    manifest: Any = {"quant": "int4-g128-asym", "dtype": "bf16", "kv": "int8"}
+    matrices = [(), ("int8-row",), ("int4-g128-asym", "int8-g128"), ("int3-g32",), ("int2-row",)]
     for backend in ("onnxruntime", "tvm", "reference"):
-        for quant in ("none", "int8", "int8-row", "int4", "int4-g128-asym", "int3-g32"):
+        for schemes in matrices:
             for dtype in ("fp32", "bf16", "fp16"):
                 for kv in ("fp32", "int8"):
-                    manifest |= {"quant": quant, "dtype": dtype, "kv": kv}
-                    found = tolerances(manifest, backend)
+                    found = tolerances(manifest(dtype, *schemes, kv=kv), backend)
                     assert found["reference"].error < found["source"].error
-    assert {row for _, row in NUMERICS} == set(ROUNDING)
+    assert {row for _, row in NUMERICS} == {*ROUNDING, "int2"}
     assert {backend for backend, _ in NUMERICS} == {backend for backend, _ in CACHES}
 
 
+@pytest.mark.parametrize(
+    ("schemes", "numerics", "rounding"),
+    [
+        ((), "bf16", "bf16"),
+        (("int8-g128",), "int8", "int8"),
+        (("int8-g128", "int4-g32"), "int4", "int4"),
+        (("int2-row",), "int2", "bf16"),
+        (("int2-row", "int4-g128"), "int2", "int4"),
+    ],
+)
+def test_the_matrices_decide_whatever_the_build_was_told(
+    schemes: tuple[str, ...], numerics: str, rounding: str
+) -> None:
+    """A quantized checkpoint under `--quant none` computes as one that the build quantized, and
+    two bits are never the build's own rounding."""
+    for quant in ("none", "ternary", "int4-gptq-g128"):
+        found = tolerances(manifest("bf16", *schemes, quant=quant), "onnxruntime")
+        reference = NUMERICS["onnxruntime", numerics]
+        assert found == {"reference": reference, "source": reference + ROUNDING[rounding]}
+
+
 def test_an_unknown_class_is_an_error() -> None:
-    manifest: Any = {"quant": "ternary", "dtype": "bf16"}
     with pytest.raises(UnsupportedError) as caught:
-        tolerances(manifest, "onnxruntime")
+        tolerances(manifest("bf16", "int2-row", quant="ternary"), "tensorrt")
     assert str(caught.value) == (
-        "There is no tolerance for ternary with bf16 and a cache in fp32 on onnxruntime. Nobody "
+        "There is no tolerance for ternary with bf16 and a cache in fp32 on tensorrt. Nobody "
         "measured how far such an artifact may be from its golden vectors. Check the bytes alone: "
         '"arkinfer verify --integrity-only"; and compare answers with "arkinfer eval".'
     )
