@@ -188,3 +188,14 @@ def test_a_method_that_is_not_read(plain: Path, folders: dict[str, Path], tmp_pa
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UnsupportedError, match="quantized already, by aqlm"):
         arkinfer.build(folder, output=tmp_path / "m.ark")
+
+
+def test_what_was_quantized_again_is_aligned_with_its_checkpoint(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    from arkinfer.cli import main
+
+    out = tmp_path / "m.ark"
+    arkinfer.build(folders["mlx"], output=out, context=64, requantize=True)
+    assert main(["align", str(folders["mlx"]), str(out)]) == 0
+    assert "is aligned with" in capsys.readouterr().out
