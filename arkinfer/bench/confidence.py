@@ -68,15 +68,16 @@ def signed_rank_chances(count: int) -> Floats:
 
 def rank_sum_chances(first: int, second: int) -> Floats:
     """The probability of each number of pairs in which b is above a, [n m + 1]."""
-    table = [[np.ones(1)] * (second + 1), *([np.ones(1)] for _ in range(first))]
+    row = [np.ones(1)] * (second + 1)
     for i in range(1, first + 1):
+        above, row = row, [np.ones(1)]
         for j in range(1, second + 1):
             # The largest of all is either a b, above all i of the a's, or an a.
             counts = np.zeros(i * j + 1)
-            counts[i:] += table[i][j - 1]
-            counts[: (i - 1) * j + 1] += table[i - 1][j]
-            table[i].append(counts)
-    counts = table[first][second]
+            counts[i:] += row[j - 1]
+            counts[: (i - 1) * j + 1] += above[j]
+            row.append(counts)
+    counts = row[second]
     return counts / counts.sum()
 
 

@@ -21,15 +21,18 @@ from arkinfer.errors import ArkError, ResourceError, UsageError
 from arkinfer.limits import JSON_BYTES, parse_json
 from arkinfer.machine.environment import Environment, alike, noted
 
-_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_LAUNCHES = 200
+"""The most of a saved run that are compared; the exact test takes the square of their square."""
+
+_Seconds = Annotated[float, Field(ge=1e-9, le=1e9, allow_inf_nan=False)]
 _Round = Annotated[list[_Seconds], Field(min_length=1)]
 
 
 class _Result(BaseModel):
     kind: Literal["prefill", "decode"]
-    tokens: Annotated[int, Field(ge=1)]
-    depth: Annotated[int, Field(ge=0)]
-    seconds: Annotated[list[_Round], Field(min_length=1)]
+    tokens: Annotated[int, Field(ge=1, le=1 << 31)]
+    depth: Annotated[int, Field(ge=0, le=1 << 31)]
+    seconds: Annotated[list[_Round], Field(min_length=1, max_length=_LAUNCHES)]
 
 
 class _Environments(BaseModel):

@@ -99,6 +99,8 @@ def test_files_that_are_no_saved_runs(tmp_path: Path, text: str, why: str):
         {"results": [{"kind": "prefill", "tokens": 1, "depth": 0, "seconds": [[]]}]},
         {"results": [{"kind": "prefill", "tokens": 1, "depth": 0, "seconds": [[0.0]]}]},
         {"results": [{"kind": "prefill", "tokens": 1, "depth": 0, "seconds": [[float("nan")]]}]},
+        {"results": [{"kind": "prefill", "tokens": 1, "depth": 0, "seconds": [[1e300]]}]},
+        {"results": [{"kind": "prefill", "tokens": 1, "depth": 0, "seconds": [[1.0]] * 201}]},
         {"results": [{"kind": "sing", "tokens": 1, "depth": 0, "seconds": [[1.0]]}]},
         {"environment": {"before": {"load": "high"}, "after": {}, "disturbed": []}},
         {"environment": None},
