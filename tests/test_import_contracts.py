@@ -28,6 +28,7 @@ BREACHES = {
     "core": ("arkinfer/passes/fuse_add.py", "import arkinfer.frontend.trace"),
     "frontend": ("arkinfer/frontend/leaves.py", "import transformers"),
     "backend": ("arkinfer/backend/placement.py", "import arkinfer.runtime.stop"),
+    "recipes": ("arkinfer/recipes/recipe.py", "import arkinfer.models.config"),
     "report": ("arkinfer/report/files.py", "import arkinfer.cli.table"),
     "doctor": ("arkinfer/doctor/gpu.py", "import arkinfer.frontend.hub"),
     "align": ("arkinfer/compiler/plan.py", "import arkinfer.align.compare"),

@@ -82,6 +82,11 @@ class TargetFacts(TypedDict):
     name: str
 
 
+class RecipeFacts(TypedDict):
+    name: str
+    sha256: str
+
+
 class TokenFacts(TypedDict):
     bos: int | None
     stop: list[int]
@@ -147,6 +152,7 @@ class Manifest(TypedDict):
     entries: dict[str, EntryFacts]
     kv: NotRequired[str]
     calibration: NotRequired[CalibrationFacts]
+    recipe: NotRequired[RecipeFacts]
 
 
 def _text(description: str) -> Schema:
@@ -273,6 +279,7 @@ SCHEMA: Schema = {
         {
             "kv": _text("how the key-value cache is kept, fp32 or int8; absent: fp32"),
             "calibration": _CALIBRATION,
+            "recipe": _struct({"name": _text("the recipe it was built by"), "sha256": _SHA256}),
         },
     ),
 }

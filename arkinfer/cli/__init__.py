@@ -18,6 +18,7 @@ from typing import Any
 COMMANDS = {
     "plan": "Predict a build's size, memory, time and largest context.",
     "build": "Compile a checkpoint into an .ark file.",
+    "recipes": "List what was chosen for published models on each target.",
     "run": "Answer a prompt, or chat, with an .ark file.",
     "inspect": "Show what an .ark file is: model, quantization, sections, sizes.",
     "verify": "Check an .ark file: bits, signature, answers here.",

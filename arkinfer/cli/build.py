@@ -22,6 +22,7 @@ from arkinfer.cli.options import (
     Offline,
     Output,
     Quant,
+    Recipe,
     Requantize,
     Sections,
     Target,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 def build(
     model: Checkpoint = None,
-    target: Target = "cpu",
+    target: Target = None,
     quant: Quant = None,
     output: Output = None,
     backend: Sections = None,
@@ -43,7 +44,8 @@ def build(
     dtype: Dtype = None,
     context: Longest = None,
     chunk: Chunk = None,
-    kv: Kv = "fp32",
+    kv: Kv = None,
+    recipe: Recipe = None,
     requantize: Requantize = False,
     calib: Calib = None,
     calib_samples: CalibSamples = None,
@@ -82,6 +84,7 @@ def build(
             kv=kv,
             requantize=requantize,
             calib=text_options(calib, calib_samples, calib_tokens, calib_seed),
+            recipe=recipe,
             offline=offline,
             confirm=asker(yes),
             dump_ir=dump_ir,
@@ -126,6 +129,8 @@ class _Teller:
 
 def _show(report: BuildReport) -> None:
     print(f"{report.path}: {report.size / 1e6:,.1f} MB for {report.target}, by {report.model}")
+    if report.recipe is not None:
+        print(f"recipe    {report.recipe['name']}")
     schemes = ", ".join(f"{count} {name}" for name, count in report.schemes.items())
     print(f"matrices  {schemes} ({report.bits_per_weight:.2f} bits per weight)")
     if report.quality is not None:

@@ -55,6 +55,7 @@ def describe(artifact: Artifact, *, entries: bool = False) -> dict[str, Any]:
         **{key: manifest[key] for key in ("format", "arkinfer", "requires", "model", "context")},
         **{key: manifest[key] for key in ("quant", "dtype", "target")},
         "kv": manifest.get("kv", "fp32"),
+        **({"recipe": manifest["recipe"]} if "recipe" in manifest else {}),
         "tokens": {
             **manifest["tokens"],
             "stop": [{"id": token, "text": texts.get(token)} for token in stop],
@@ -143,6 +144,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
         **{key.replace("_", " "): f"{value:,}" for key, value in model.items() if _is_int(value)},
         "quant": f"{facts['quant']}, the rest {facts['dtype']}",
         "target": facts["target"]["name"],
+        **({"recipe": facts["recipe"]["name"]} if "recipe" in facts else {}),
         "context": f"{facts['context']:,} tokens, cached in {facts['kv']}",
         "first token": "none" if tokens["bos"] is None else str(tokens["bos"]),
         "stops at": ", ".join(stop) or "nothing",

@@ -34,7 +34,13 @@ Checkpoint: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
-Target: TypeAlias = Annotated[str, typer.Option(help="What the artifact is for.")]
+Target: TypeAlias = Annotated[
+    str | None, typer.Option(help="What the artifact is for; default: cpu.")
+]
+Recipe: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help="A name that `arkinfer recipes` lists, or a TOML file; options win over it."),
+]
 Quant: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -64,7 +70,9 @@ Longest: TypeAlias = Annotated[
     typer.Option("--context", help="The longest sequence, in tokens; default: the model's."),
 ]
 Chunk: TypeAlias = Annotated[int | None, typer.Option(help="The most tokens of one prefill step.")]
-Kv: TypeAlias = Annotated[str, typer.Option(help="fp32 or int8, of the key-value cache.")]
+Kv: TypeAlias = Annotated[
+    str | None, typer.Option(help="fp32 or int8, of the key-value cache; default: fp32.")
+]
 Calib: TypeAlias = Annotated[
     Path | None,
     typer.Option(

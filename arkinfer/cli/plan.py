@@ -18,6 +18,7 @@ from arkinfer.cli.options import (
     Longest,
     Offline,
     Quant,
+    Recipe,
     Requantize,
     Sections,
     Target,
@@ -29,14 +30,15 @@ if TYPE_CHECKING:
 
 def plan(
     model: Checkpoint = None,
-    target: Target = "cpu",
+    target: Target = None,
     quant: Quant = None,
     backend: Sections = None,
     embedding: Embedding = None,
     dtype: Dtype = None,
     context: Longest = None,
     chunk: Chunk = None,
-    kv: Kv = "fp32",
+    kv: Kv = None,
+    recipe: Recipe = None,
     requantize: Requantize = False,
     calib: Calib = None,
     calib_samples: CalibSamples = None,
@@ -64,6 +66,7 @@ def plan(
         kv=kv,
         requantize=requantize,
         calib=text_options(calib, calib_samples, calib_tokens, calib_seed),
+        recipe=recipe,
         offline=offline,
     )
     if json:
@@ -76,6 +79,8 @@ def plan(
 
 def _show(found: Plan) -> None:
     print(f"{found.model} for {found.target} on {found.backend}, {found.quant}")
+    if found.recipe is not None:
+        print(f"recipe      {found.recipe['name']}")
     print(f"parameters  {found.parameters:,}")
     print(
         f"artifact    {_size(found.artifact_bytes)}, of which {_size(found.weight_bytes)} is loaded"

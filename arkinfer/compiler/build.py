@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from arkinfer.artifact import ArtifactWriter
 from arkinfer.backend.scratch import remove_stale
+from arkinfer.compiler.by_recipe import gates_by, model_by, options_by
 from arkinfer.compiler.cache import Cache
 from arkinfer.compiler.calibration.step import calibration_of
 from arkinfer.compiler.calibration.text import TextOptions
@@ -69,6 +70,7 @@ class BuildReport:
         layers: bytes, bits per weight and schemes of each layer's matrices.
         raised: layers that are in 8 bits so that the gates hold.
         calibration: method and text of a calibrated quantization; None: there was none.
+        recipe: name and SHA-256 of the recipe; None: there was none.
         seconds: how long each stage took.
         reused: quantized matrices that came from the cache as a whole.
         notes: sentences about this run: an earlier build that was killed, a cache that is off.
@@ -91,6 +93,7 @@ class BuildReport:
     layers: tuple[LayerSize, ...] = ()
     raised: tuple[str, ...] = ()
     calibration: dict[str, str | int] | None = None
+    recipe: dict[str, str] | None = None
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     requantized: tuple[str, ...] = ()
     reused: int = 0
@@ -103,7 +106,7 @@ class BuildReport:
 
 def build(
     model: str | Path | None = None,
-    target: str = "cpu",
+    target: str | None = None,
     quant: str | None = None,
     output: str | Path | None = None,
     *,
@@ -112,11 +115,12 @@ def build(
     dtype: str | None = None,
     context: int | None = None,
     chunk: int | None = None,
-    kv: str = "fp32",
+    kv: str | None = None,
     overrides: Mapping[str, str] | None = None,
     requantize: bool = False,
     gates: Gates | None = None,
     calib: TextOptions | None = None,
+    recipe: str | Path | None = None,
     offline: bool = False,
     confirm: Callable[[str, int], bool] | None = None,
     dump_ir: str | Path | None = None,
@@ -127,8 +131,8 @@ def build(
 
     Args:
         model: a checkpoint's folder or a hub id; None: the checkpoint in the current folder, else
-            the demo model.
-        target: a name of `arkinfer.targets`.
+            the recipe's first model, else the demo model.
+        target: a name of `arkinfer.targets`; None: `cpu`.
         quant: `none`, `ternary`, `int8`, `int4`, or a form such as `int4-g128-asym`; see
             `arkinfer.quant.parse_quant`. None: `int4`; `none` where the checkpoint is quantized,
             `ternary` where it is that.
@@ -138,16 +142,18 @@ def build(
         dtype: `fp32`, `fp16` or `bf16`: how what is not quantized is stored; None: as it is.
         context: the longest sequence, in tokens; None: what the checkpoint was made for.
         chunk: the most tokens of one step; None: 512.
-        kv: `fp32` or `int8`: how the key-value cache is kept. int8 takes a quarter of the memory;
-            its scales, one per channel, are calibrated on a small built-in text.
+        kv: `fp32` or `int8`: how the key-value cache is kept; None: `fp32`. int8 takes a quarter of
+            the memory; its scales, one per channel, are calibrated on a small built-in text.
         overrides: schemes of matrices by a pattern of their torch module, such as
             `{"model.layers.*.mlp.down_proj": "int8-g32"}`; of several that fit, the last counts.
         requantize: quantize again, to `quant` or else as `arkinfer.quant.replacement` says, the
             matrices that the checkpoint has in a form for which the backend has no fast path.
-        gates: limits of what quantization may cost. Layers that cost too much are quantized to 8
-            bits, the fewest that do.
+        gates: limits of what quantization may cost; None: the recipe's. Layers that cost too much
+            are quantized to 8 bits, the fewest that do.
         calib: the text that calibrated methods look at; None: 128 sequences of 512 tokens at most,
             out of a small built-in one.
+        recipe: a name of `arkinfer.recipes` or a TOML file, whose choices stand wherever an
+            argument is None; with a `quant` given, its embedding and overrides fall away, too.
         offline: use no network, only what the hub cache has.
         confirm: asked with the hub id and its bytes before a download; None: never asks.
         dump_ir: a folder for the IR after each pass.
@@ -165,14 +171,15 @@ def build(
     from arkinfer.frontend.checkpoint import open_checkpoint
     from arkinfer.frontend.hub import resolve
 
-    options = BuildOptions.make(
-        target, quant, backend, embedding, dtype, context, chunk, kv, overrides, requantize, calib
-    )
+    options = options_by(
+        recipe, target, quant, backend, embedding, dtype, context, chunk, kv, overrides, requantize,
+        calib,
+    )  # fmt: skip
     remove_stale()
     kept = Cache.open() if cache else Cache(None)
     stages = Stages(on_progress, kept.folder)
     stages.start("opening the checkpoint")
-    folder = resolve(None if model is None else str(model), offline=offline, confirm=confirm)
+    folder = resolve(model_by(options, model), offline=offline, confirm=confirm)
     with open_checkpoint(folder) as checkpoint:
         options = take_ternary(options, checkpoint, stages.part, stages.note)
         options = options.for_checkpoint(checkpoint.schemes())
@@ -180,8 +187,8 @@ def build(
         with _journal(kept, path) as journal, out_of_memory(path):
             stages.follow(journal, checkpoint.config.num_parameters)
             extra = options.calibration_bytes(checkpoint.config)
-            check_memory(checkpoint.config, kv, path, extra)
-            with _Job(options, checkpoint, kept, stages, dump_ir, gates or Gates()) as job:
+            check_memory(checkpoint.config, options.kv, path, extra)
+            with _Job(options, checkpoint, kept, stages, dump_ir, gates_by(options, gates)) as job:
                 report = job.run(path)
     if kept.problem:
         stages.note(kept.problem)
@@ -347,6 +354,7 @@ def _report(
         layers=layer_sizes(used_weights([prepared.module]), prepared.module.weights),
         raised=raised,
         calibration=prepared.calibration or None,
+        recipe=None if options.recipe is None else options.recipe.facts(),
     )
 
 
@@ -373,6 +381,7 @@ def _manifest(checkpoint: Checkpoint, prepared: Prepared) -> dict[str, Any]:
         "kv": options.kv,
         **({"calibration": prepared.calibration} if prepared.calibration else {}),
         "target": {"name": options.target.name},
+        **({} if options.recipe is None else {"recipe": options.recipe.facts()}),
         "tokens": token_facts(
             checkpoint.raw_config,
             checkpoint.generation,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from arkinfer.backend import Compiler, compiler
 from arkinfer.compiler.calibration.estimate import calibration_memory
@@ -18,6 +19,9 @@ from arkinfer.quant import QuantSpec, parse_quant
 from arkinfer.quant.method import METHODS
 from arkinfer.quant.spec import parse_linear
 from arkinfer.targets import Target, load_target
+
+if TYPE_CHECKING:
+    from arkinfer.recipes import Recipe
 
 DTYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 """What a user calls a dtype -> what the IR calls it."""
@@ -55,6 +59,8 @@ class BuildOptions:
     """Quantize again what the checkpoint has in a form without a fast path."""
     text: TextOptions = field(default_factory=TextOptions)
     """What calibrated methods look at."""
+    recipe: Recipe | None = None
+    """What completed these options; see `by_recipe.py`."""
 
     @classmethod
     def make(

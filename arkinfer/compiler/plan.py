@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arkinfer import ir
+from arkinfer.compiler.by_recipe import model_by, options_by
 from arkinfer.compiler.calibrate import TOKENS
 from arkinfer.compiler.calibration.estimate import (
     calibration_seconds,
@@ -83,6 +84,7 @@ class Plan:
         decode_tokens_per_second: at an empty cache, if memory bandwidth were all; None: unknown.
         slow: a sentence for everything that would take a slow path.
         requantized: a sentence for each kind of matrix that would be quantized once more.
+        recipe: name and SHA-256 of the recipe; None: there was none.
     """
 
     model: str
@@ -104,6 +106,7 @@ class Plan:
     decode_tokens_per_second: float | None
     slow: tuple[str, ...]
     requantized: tuple[str, ...] = ()
+    recipe: dict[str, str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for `--json`."""
@@ -112,7 +115,7 @@ class Plan:
 
 def plan(
     model: str | Path | None = None,
-    target: str = "cpu",
+    target: str | None = None,
     quant: str | None = None,
     *,
     backend: str | tuple[str, ...] | None = None,
@@ -120,10 +123,11 @@ def plan(
     dtype: str | None = None,
     context: int | None = None,
     chunk: int | None = None,
-    kv: str = "fp32",
+    kv: str | None = None,
     overrides: Mapping[str, str] | None = None,
     requantize: bool = False,
     calib: TextOptions | None = None,
+    recipe: str | Path | None = None,
     offline: bool = False,
 ) -> Plan:
     """Predicts a build; takes what `arkinfer.build` takes. Weights need not be there.
@@ -136,10 +140,11 @@ def plan(
     from arkinfer.frontend.checkpoint import open_config, stored_schemes
     from arkinfer.frontend.hub import resolve
 
-    options = BuildOptions.make(
-        target, quant, backend, embedding, dtype, context, chunk, kv, overrides, requantize, calib
-    )
-    folder = resolve(None if model is None else str(model), offline=offline, weights=False)
+    options = options_by(
+        recipe, target, quant, backend, embedding, dtype, context, chunk, kv, overrides, requantize,
+        calib,
+    )  # fmt: skip
+    folder = resolve(model_by(options, model), offline=offline, weights=False)
     checkpoint = open_config(folder)
     config = checkpoint.config
     schemes = stored_schemes(folder, config)
@@ -186,6 +191,7 @@ def plan(
         decode_tokens_per_second=_roofline(options.target.bandwidth, lowered[0]),
         slow=tuple(line for each in lowered for line in each.placement.slow_lines()),
         requantized=sentences(options.again(config, schemes)),
+        recipe=None if options.recipe is None else options.recipe.facts(),
     )
 
 

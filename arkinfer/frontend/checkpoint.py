@@ -21,9 +21,10 @@ from arkinfer.frontend import quantized
 from arkinfer.frontend.gguf.split import gguf_file
 from arkinfer.frontend.json_files import json_object, read_bytes, read_json, read_text
 from arkinfer.frontend.quantized import Matrix, ternary
+from arkinfer.frontend.quantized.claimed import claimed
 from arkinfer.frontend.quantized.ternary import Dense, TernaryMatrix
 from arkinfer.frontend.slots import Slot, SlotReader
-from arkinfer.frontend.weight_files import read_table
+from arkinfer.frontend.weight_files import has_weights, read_table
 from arkinfer.limits import TOKENIZER_BYTES, TOKENIZER_VALUES
 from arkinfer.models.config import ModelConfig, parse_config
 from arkinfer.packing import QuantizedTensor, Scheme
@@ -292,12 +293,16 @@ def _gguf(file: Path) -> Checkpoint:
 def stored_schemes(folder: Path, config: ModelConfig) -> dict[str, Scheme]:
     """The matrices that a checkpoint has quantized, for a plan: reads headers at most.
 
+    Where the weights are not there yet, those that config.json says are quantized.
+
     Raises:
-        UsageError, UnsupportedError, CheckpointError: as `open_checkpoint`, also where config.json
-            says that weights are quantized, and they are not there.
+        UsageError, UnsupportedError, CheckpointError: as `open_checkpoint`.
     """
     if config.quantization is None and gguf_file(folder) is None:
         return {}
+    if config.quantization is not None and not has_weights(folder):
+        shapes = config.tensor_shapes()
+        return claimed(config.quantization, [name for name in shapes if len(shapes[name]) == 2])
     with open_checkpoint(folder) as checkpoint:
         return checkpoint.schemes()
 

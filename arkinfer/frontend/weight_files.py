@@ -44,6 +44,12 @@ def read_table(folder: Path) -> dict[str, Slot]:
     )
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder has any weight file, or an index of shards."""
+    names = [name for known in FORMATS for name in (known, f"{known}.index.json")]
+    return any((folder / name).is_file() for name in names)
+
+
 def _sharded(
     folder: Path, index: Path, read_table: Callable[[Path], dict[str, Slot]]
 ) -> dict[str, Slot]:

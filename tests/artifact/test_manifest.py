@@ -39,6 +39,7 @@ MANIFEST: dict[str, Any] = {
         "seed": 0,
         "tokens_sha256": "1" * 64,
     },
+    "recipe": {"name": "minicpm4-8b/cpu", "sha256": "0" * 64},
 }
 
 
