@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from itertools import cycle, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -11,6 +13,7 @@ import numpy.typing as npt
 from arkinfer import ir
 from arkinfer.align.stored import parsed
 from arkinfer.compiler.calibrate import TEXT
+from arkinfer.compiler.calibration.text import BUILT_IN, TextOptions, read_text
 from arkinfer.compiler.options import BuildOptions
 from arkinfer.compiler.ternary import take_ternary
 from arkinfer.errors import UsageError
@@ -27,8 +30,16 @@ Array = npt.NDArray[Any]
 _USER = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 
 
-def options_of(artifact: Artifact, section: Section, checkpoint: Checkpoint) -> BuildOptions:
+def options_of(
+    artifact: Artifact, section: Section, checkpoint: Checkpoint, calib: Path | None = None
+) -> BuildOptions:
     """What `arkinfer build` was told for this section; the checkpoint is taken as it was then.
+
+    Args:
+        artifact: the file.
+        section: of it.
+        checkpoint: what it was built from.
+        calib: the text that a calibrated method looked at, unless it was the built-in one.
 
     Raises:
         ArtifactError: the file's IR cannot be read.
@@ -50,8 +61,35 @@ def options_of(artifact: Artifact, section: Section, checkpoint: Checkpoint) -> 
         cast(int, module.attributes["chunk"]),
         facts.get("kv", "fp32"),
         requantize=_requantized(module, checkpoint),
+        text=_text(artifact, calib),
     )
     return take_ternary(options, checkpoint) if _has_stored(module) else options
+
+
+def _text(artifact: Artifact, calib: Path | None) -> TextOptions | None:
+    """What a calibrated method looked at; None: nothing, or nothing was calibrated.
+
+    Raises:
+        UsageError: it was a file, which is not given, or another one.
+    """
+    facts = artifact.manifest.get("calibration")
+    if facts is None:
+        return None
+    if facts["text"] == BUILT_IN:
+        calib = None
+    elif calib is None:
+        raise UsageError(
+            f'"{artifact.path}" was calibrated on {facts["text"]}',
+            "To compare with it, its weights are made again",
+            f"Give the text with --calib {facts['text']}",
+        )
+    elif hashlib.sha256(read_text(calib)).hexdigest() != facts["text_sha256"]:
+        raise UsageError(
+            f'"{calib}" is not the text that "{artifact.path}" was calibrated on',
+            f"That one was called {facts['text']}, and their hashes differ",
+            "Give that one",
+        )
+    return TextOptions(calib, facts["samples"], facts["tokens"], facts["seed"])
 
 
 def _has_stored(module: ir.Module) -> bool:

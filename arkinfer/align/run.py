@@ -26,7 +26,12 @@ from arkinfer.align.steps import Build, first_inputs
 from arkinfer.align.tolerance import Tolerance
 from arkinfer.align.weights import CheckedWeights
 from arkinfer.artifact import Artifact, Section
+from arkinfer.compiler.cache import Cache
+from arkinfer.compiler.calibration.step import Calibration, calibration_of
+from arkinfer.compiler.options import BuildOptions
 from arkinfer.compiler.prepare import COPIED, Prepared, prepare
+from arkinfer.compiler.progress import silent
+from arkinfer.compiler.stages import Stages
 from arkinfer.compiler.weights import WeightStore
 from arkinfer.errors import UsageError
 from arkinfer.ir import Value
@@ -34,7 +39,11 @@ from arkinfer.runtime.contract import LoadOptions
 from arkinfer.runtime.registry import choose_section, open_section
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from arkinfer.frontend.checkpoint import Checkpoint
+    from arkinfer.frontend.leaves import Tensors
+    from arkinfer.models.config import ModelConfig
 
 Array = npt.NDArray[Any]
 
@@ -58,6 +67,7 @@ def align(
     against: tuple[Artifact, str | None] | None = None,
     go_on: bool = False,
     threads: int | None = None,
+    calib: Path | None = None,
     on_stage: OnStage = lambda stage, done: None,
 ) -> Report:
     """Compares every stage from the torch module to the backend's kernels.
@@ -72,10 +82,12 @@ def align(
         against: another file, or the same, and whose section of it to compare as well.
         go_on: past the first failure?
         threads: of the backends.
+        calib: the text that the file was calibrated on, unless it was the built-in one.
         on_stage: told what is being done.
 
     Raises:
-        UsageError: the artifact has no such section, or a number makes no sense.
+        UsageError: the artifact has no such section, a number makes no sense, or `calib` is not
+            that text.
         ArtifactError: the file is too old, or damaged.
         CheckpointError: the checkpoint is damaged.
         UnsupportedError, DeviceError: the section cannot be observed here.
@@ -99,11 +111,13 @@ def align(
             "sources differ, so that what follows compares two models."
         )
     run = _Run(ids, report, go_on, threads, on_stage)
-    run.build(artifact, section, checkpoint)
-    if not run.stopped:
-        ours = run.execute(artifact, section, module)
-        if other is not None and not run.stopped:
-            run.against(ours, *other)
+    options = options_of(artifact, section, checkpoint, calib)
+    with calibration_of(options, checkpoint, Cache.open(), Stages(silent, None)) as calibration:
+        run.build(artifact, section, checkpoint, options, calibration)
+        if not run.stopped:
+            ours = run.execute(artifact, section, module)
+            if other is not None and not run.stopped:
+                run.against(ours, *other)
     return report
 
 
@@ -146,19 +160,29 @@ class _Run:
     def stopped(self) -> bool:
         return not self.go_on and not self.report.aligned
 
-    def build(self, artifact: Artifact, section: Section, checkpoint: Checkpoint) -> None:
-        """Torch, the traced graph, each pass, and what the file holds; nothing from a cache."""
+    def build(
+        self,
+        artifact: Artifact,
+        section: Section,
+        checkpoint: Checkpoint,
+        options: BuildOptions,
+        calibration: Calibration | None,
+    ) -> None:
+        """Torch, the traced graph, each pass, and what the file holds; nothing from a cache, but
+        for blocks that a calibrated method quantized."""
         snapshots: list[Snapshot] = []
         prepared = prepare(
-            options_of(artifact, section, checkpoint),
+            options,
             checkpoint,
             on_stage=self._doing,
             watch=lambda step, module: snapshots.append(Snapshot.of(step, module)),
+            calibration=calibration,
         )
+        tensors = checkpoint if calibration is None else calibration.tensors
         first = self.tokens[:-1]
         symbols = {"T": len(first), "R": len(first), "S": 0}
         build = Build(first_inputs(snapshots[0], first), symbols)
-        self._torch(build, snapshots[0], checkpoint, prepared)
+        self._torch(build, snapshots[0], checkpoint.config, tensors, prepared)
         checked = CheckedWeights({}, WeightStore({}, prepared.leaves))
         for before, after in pairwise(snapshots):
             if self.stopped:
@@ -171,12 +195,17 @@ class _Run:
             self._file(artifact, section, prepared, checked)
 
     def _torch(
-        self, build: Build, traced: Snapshot, checkpoint: Checkpoint, prepared: Prepared
+        self,
+        build: Build,
+        traced: Snapshot,
+        config: ModelConfig,
+        tensors: Tensors,
+        prepared: Prepared,
     ) -> None:
         from arkinfer.align.capture import run_torch
 
         self._doing("running the torch module")
-        run = run_torch(checkpoint.config, checkpoint.read, prepared.context, self.tokens[:-1])
+        run = run_torch(config, tensors.read, prepared.context, self.tokens[:-1])
         store = WeightStore(traced.weights, prepared.leaves)
         self._stage("traced", ("torch", "traced"), build.torch(run, traced, store))
 

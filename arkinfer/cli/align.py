@@ -39,6 +39,12 @@ def align(
     go_on: Annotated[
         bool, typer.Option("--all", help="Go on past the first op out of tolerance.")
     ] = False,
+    calib: Annotated[
+        Path | None,
+        typer.Option(
+            help="The text that a calibrated file looked at, if it was one.", show_default=False
+        ),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write a report with pictures there.", show_default=False)
     ] = None,
@@ -73,6 +79,7 @@ def align(
             against=None if against is None else _other(against, artifact, stack),
             go_on=go_on,
             threads=threads,
+            calib=calib,
             on_stage=stack.enter_context(_Teller()),
         )
     if html is not None:

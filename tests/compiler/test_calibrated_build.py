@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import arkinfer
+from arkinfer.align.run import align
 from arkinfer.artifact import open_artifact
 from arkinfer.compiler.build import BuildReport, build
 from arkinfer.compiler.calibration import run
@@ -166,3 +167,21 @@ def check(path: Path) -> None:
     assert found["reference"]
     assert found["source"]
     assert False not in found.values()
+
+
+@pytest.mark.parametrize("quant", ["int4-spgptq-g64", "int4-gptq-g64-actorder"])
+def test_it_is_aligned_with_the_text_that_it_looked_at(
+    traced: Path, tmp_path: Path, quant: str
+) -> None:
+    """Against what is calibrated again: every stage agrees, and another text is told from it."""
+    text, other = tmp_path / "notes.txt", tmp_path / "other.txt"
+    text.write_text("A line of words that is about as good as any other line.\n" * 100)
+    other.write_text("Something else entirely, on and on without an end.\n" * 100)
+    built(traced, tmp_path / "m.ark", quant, calib=TextOptions(text, 4, 64))
+    with open_artifact(tmp_path / "m.ark") as artifact, open_checkpoint(traced) as checkpoint:
+        with pytest.raises(UsageError, match=r"was calibrated on notes\.txt.* --calib notes\.txt"):
+            align(artifact, checkpoint)
+        with pytest.raises(UsageError, match="their hashes differ"):
+            align(artifact, checkpoint, calib=other)
+        report = align(artifact, checkpoint, calib=text, tokens=8)
+    assert report.aligned, report.to_json()

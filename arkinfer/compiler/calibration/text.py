@@ -177,6 +177,15 @@ def _read(file: Path | None) -> tuple[bytes, str]:
     """The bytes, and what to call them."""
     if file is None:
         return (files("arkinfer.compiler.calibration") / "text.txt").read_bytes(), BUILT_IN
+    return read_text(file), file.name
+
+
+def read_text(file: Path) -> bytes:
+    """The bytes of a text.
+
+    Raises:
+        UsageError: it cannot be read, or is too long.
+    """
     try:
         with file.open("rb") as source:
             data = source.read(MOST + 1)
@@ -192,7 +201,7 @@ def _read(file: Path | None) -> tuple[bytes, str]:
             f"It has more than {MOST:,} bytes, of which {SAMPLES * TOKENS:,} tokens are used",
             "Give a part of it",
         )
-    return data, file.name
+    return data
 
 
 def _documents(data: bytes, name: str) -> list[str]:
