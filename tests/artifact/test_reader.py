@@ -320,7 +320,7 @@ def test_fuzz_manifests(tmp_path: Path, pack: Pack, place: tuple[Any, ...], valu
         (b'{"a": NaN}', "NaN is not a JSON number"),
         (b'{"format": 1, "format": 1}', "a key comes twice"),
         (b"[" * 200_000, "nested too deeply"),
-        (b'{"a": ' + b"9" * 10_000 + b"}", "is not JSON"),
+        (b'{"a": ' + b"9" * 10_000 + b"}", "it has a number beyond all bounds"),
         (b'{"format": 0}', "arkinfer is missing"),
     ],
 )

@@ -104,7 +104,7 @@ def test_the_report_and_the_manifest_tell_what_was_built(tiny: Path, tmp_path: P
     assert stages == [
         "opening the checkpoint", "tracing the model", "optimizing the graph",
         "compiling for onnxruntime", "writing weights", "computing golden vectors",
-        "finishing the file",
+        "measuring the quality", "finishing the file",
     ]  # fmt: skip
     written = [m for m in moments if m.stage == "writing weights"]
     assert written[-1].done == written[-1].total
