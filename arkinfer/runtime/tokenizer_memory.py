@@ -43,6 +43,7 @@ _HOLE = "\ufdd0 taken out"
 
 _OPTIONS = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
             "byte_fallback", "ignore_merges")  # fmt: skip
+_ADDED = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 def load_within(source: bytes, patterns: int = 0) -> tokenizers.Tokenizer:
@@ -86,8 +87,8 @@ def load_apart(source: bytes, most: int) -> tokenizers.Tokenizer:
     for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         if (part := getattr(small, name)) is not None:
             setattr(whole, name, part)
-    added = small.get_added_tokens_decoder()  # its ids are places in the file's list
-    whole.add_tokens([added[place] for place in sorted(added)])
+    listed = json.loads(rest).get("added_tokens", [])  # in this order they get their ids
+    whole.add_tokens([tokenizers.AddedToken(**{k: one[k] for k in _ADDED}) for one in listed])
     return whole
 
 

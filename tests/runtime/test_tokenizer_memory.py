@@ -95,7 +95,7 @@ def files(draw: st.DrawFn) -> bytes:
     contents = st.sampled_from([*tokens[-3:], "<s>", "</s>", "<new>", '"vocab": {'])
     flags = st.fixed_dictionaries(dict.fromkeys(FLAGS, st.booleans()))
     added = [{"id": draw(st.integers(0, 99)), "content": content, **draw(flags)}
-             for content in draw(st.lists(contents, unique=True, max_size=4))]  # fmt: skip
+             for content in draw(st.lists(contents, max_size=5))]  # fmt: skip
     whole = {"version": "1.0", "added_tokens": added, "model": model}
     whole["normalizer"] = draw(st.none() | st.just({"type": "Lowercase"}))
     whole["decoder"] = {"type": "Fuse"}
@@ -115,6 +115,20 @@ def test_any_tokenizer_loaded_apart_is_the_librarys(source: bytes, text: str):
 def bpe(vocab: object, merges: object, **more: Any) -> bytes:
     model = {"type": "BPE", "vocab": vocab, "merges": merges, **more}
     return json.dumps({"version": "1.0", "model": model}).encode()
+
+
+def test_added_tokens_that_come_twice_or_share_an_id():
+    off = dict.fromkeys(FLAGS, False)
+    listed = (("a", True), ("b", True), ("a", False), ("x", True))
+    tokens = [{"id": 0, "content": text, **off, "special": special} for text, special in listed]
+    whole = json.loads(bpe({"a": 0, "b": 0, "ab": 1}, ["a b"]))
+    source = json.dumps({**whole, "added_tokens": tokens}).encode()
+    found = [
+        {i: repr(token) for i, token in each.get_added_tokens_decoder().items()}
+        for each in (apart(source), Reference.from_buffer(source))
+    ]
+    assert found[0] == found[1]
+    assert len(found[0]) == 2
 
 
 LETTER = {"a": 0, "b": 5, "ab": 6}
