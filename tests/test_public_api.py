@@ -121,3 +121,5 @@ def test_the_demo_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     )
     (tmp_path / "demo" / "demo.ark").write_bytes(b"")
     assert located("demo") == tmp_path / "demo" / "demo.ark"
+    with pytest.raises(UsageError, match=r"demo-ternary\.ark.* from its wheel; a file"):
+        located("demo-ternary")

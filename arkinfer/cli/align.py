@@ -105,11 +105,11 @@ def _other(against: str, artifact: Artifact, stack: ExitStack) -> tuple[Artifact
     """
     from arkinfer.artifact import open_artifact
     from arkinfer.errors import UsageError
-    from arkinfer.runtime.demo import DEMO, located
+    from arkinfer.runtime.demo import NAMES, located
 
     if against in artifact.sections:
         return artifact, against
-    if against != DEMO and not Path(against).exists():
+    if against not in NAMES and not Path(against).exists():
         raise UsageError(
             f'There is nothing to compare with at "{against}"',
             f"It is no file, and {artifact.path} was built for {', '.join(artifact.sections)}",

@@ -14,7 +14,7 @@ TERNARY = "ternary"
 
 NAMED = {
     "none": (None, None),
-    TERNARY: (None, "int4-g128"),
+    TERNARY: (None, "int8-g128"),
     "int4": ("int4-g128", "int8-g128"),
     "int8": ("int8-g128", "int8-g128"),
 }

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 PACKAGES = ("arkinfer", "arkinfer_ref", "arkinfer_ort", "arkinfer_tvm", "arkinfer_trt")
 DEMO = (
     "arkinfer/demo/demo.ark",
+    "arkinfer/demo/demo-ternary.ark",
     "arkinfer/demo/heldout.txt",
     "arkinfer/demo/LICENSE-PSF.txt",
     *(

@@ -11,10 +11,12 @@ import tokenizers
 import torch
 from torch import Tensor, nn
 
+from arkinfer.frontend.checkpoint import open_checkpoint
 from arkinfer.models.config import ModelConfig
 from arkinfer.models.minicpm import CausalLM
 from arkinfer.packing import Scheme, find_ternary
 from recipes.bitcpm import train
+from recipes.bitcpm.export import export
 from recipes.bitcpm.ternary import EPSILON, TernaryLinear, make_ternary, ternary, ternary_weights
 from recipes.demo.export import write_checkpoint
 from recipes.demo.shape import CONFIG
@@ -116,3 +118,9 @@ def test_training_nears_the_teacher_and_goes_on_where_it_stopped(
     entry = json.loads((tmp_path / "parts" / "log.jsonl").read_text())
     assert entry["step"] == 8
     assert entry["heldout_ppl"] > 1
+    export(tmp_path / "parts", tmp_path / "exported", tmp_path / "teacher")
+    with open_checkpoint(tmp_path / "exported") as checkpoint:
+        found = checkpoint.find_ternary()
+        assert isinstance(found, dict)
+        assert {matrix.scheme for matrix in found.values()} == {Scheme(2, 0)}
+        assert len(found) == 7 * config.num_hidden_layers
