@@ -8,11 +8,12 @@ from typing import Annotated, TypeAlias
 import typer
 
 Model: TypeAlias = Annotated[
-    str, typer.Argument(metavar="FILE", help="The .ark file, or demo.", show_default=False)
+    str,
+    typer.Argument(metavar="FILE", help="The .ark file, demo or demo-ternary.", show_default=False),
 ]
 Models: TypeAlias = Annotated[
     list[str],
-    typer.Argument(metavar="FILE...", help=".ark files, or demo.", show_default=False),
+    typer.Argument(metavar="FILE...", help=".ark files, demo or demo-ternary.", show_default=False),
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON with stable keys.")]
 Threads: TypeAlias = Annotated[

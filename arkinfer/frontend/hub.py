@@ -24,6 +24,7 @@ Confirm = Callable[[str, int], bool]
 """(hub id, bytes to download) -> whether to; asked only when something is missing."""
 
 DEMO = "demo"
+TERNARY = "demo-ternary"
 
 _ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
 
@@ -67,6 +68,12 @@ def resolve(
         return Path.cwd() if Path("config.json").is_file() else demo_checkpoint()
     if model == DEMO:
         return demo_checkpoint()
+    if model == TERNARY and not Path(model).exists():
+        raise UsageError(
+            f'"{TERNARY}" comes as an .ark file, not as a checkpoint',
+            "It is run, not built",
+            f'Run it: arkinfer run {TERNARY} "…"; or make its checkpoint with recipes/bitcpm',
+        )
     folder = Path(model).expanduser()
     if model and folder.exists():
         return folder

@@ -37,7 +37,7 @@ def load(
     """Opens an artifact and loads one of its sections; close it, or use it in `with`.
 
     Args:
-        path: an .ark file, or "demo" for the model that comes with arkinfer.
+        path: an .ark file, or "demo" or "demo-ternary" for a model that comes with arkinfer.
         backend: whose section to run; None: the first, which is what the target asked for.
         threads: worker threads; None: what the backend finds best for this machine.
         context: room for prompt and answer, in tokens; None: all that the artifact has.

@@ -307,6 +307,18 @@ def test_a_gguf_file_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         resolve("models/x.gguf")  # no hub id, though there is no folder "models"
 
 
+def test_the_ternary_demo_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        resolve("demo-ternary")
+    assert str(caught.value) == (
+        '"demo-ternary" comes as an .ark file, not as a checkpoint. It is run, not built. '
+        'Run it: arkinfer run demo-ternary "…"; or make its checkpoint with recipes/bitcpm.'
+    )
+    (tmp_path / "demo-ternary").mkdir()
+    assert resolve("demo-ternary") == Path("demo-ternary")
+
+
 def test_demo_is_the_packaged_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path)
     monkeypatch.chdir(tmp_path)
