@@ -86,6 +86,6 @@ def _compare(data: bytes) -> None:
 
 def _told(tokenizer: tokenizers.Tokenizer) -> list[object]:
     parts = (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder)
-    states = [part and part.__getstate__() for part in parts]
+    states = [None if part is None else part.__getstate__() for part in parts]
     added = {i: repr(token) for i, token in tokenizer.get_added_tokens_decoder().items()}
     return [tokenizer.get_vocab(with_added_tokens=False), added, *states]
