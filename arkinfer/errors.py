@@ -86,6 +86,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     'Did you mean "jetson-orin"? Known: cpu, jetson-orin.'
     """
     names = sorted(known)
-    close = difflib.get_close_matches(name[:200], names, n=1, cutoff=0.6)
-    hint = f'Did you mean "{close[0]}"? ' if close else ""
-    return f"{hint}Known: {', '.join(names)}."
+    return f"{did_you_mean(name, names)}Known: {', '.join(names)}."
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question with the nearest known name, and a space; "" where none is near."""
+    close = difflib.get_close_matches(name[:200], list(known), n=1, cutoff=0.6)
+    return f'Did you mean "{close[0]}"? ' if close else ""

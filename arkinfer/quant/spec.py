@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from arkinfer.errors import UsageError, nearest
+from arkinfer.errors import UsageError, did_you_mean
 from arkinfer.packing import Scheme, parse_scheme
 from arkinfer.quant.method import METHODS, Method
 
@@ -99,8 +99,21 @@ def parse_linear(name: str, said: str = "") -> Scheme:
     match = re.fullmatch(r"int([48])-(?:g(\d+)|row)(-asym)?", name)
     if match is None or int(match[2] or 0) not in GROUPS:
         said = said or name
-        raise UsageError(f'There is no quantization "{said}"', "", nearest(said, _known()))
+        raise UsageError(f'There is no quantization "{said}"', "", _hint(said))
     return parse_scheme(name)
+
+
+def _hint(said: str) -> str:
+    """What was meant, and how names are made: there are too many to list them."""
+    known = _known()
+    others = (f"{said}-g128", said.removesuffix("-actorder"))
+    meant = next((name for name in others if name in known), said)
+    near = did_you_mean(meant, known)
+    return (
+        f"{near}Known: {', '.join(NAMED)}, and schemes such as int4-g128, int4-g32-asym or "
+        f"int8-row (groups of 32, 64 or 128), also by a method, as in int4-gptq-g128: "
+        f"{', '.join((DATA_FREE, *METHODS))}"
+    )
 
 
 def _known() -> list[str]:

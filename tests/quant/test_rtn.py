@@ -125,5 +125,5 @@ def test_an_unknown_spec_offers_the_nearest() -> None:
     with pytest.raises(UsageError) as error:
         parse_quant("int4-g129")
     assert str(error.value).startswith(
-        'There is no quantization "int4-g129". Did you mean "int4-g128"? Known: int4, '
+        'There is no quantization "int4-g129". Did you mean "int4-g128"? Known: none, '
     )
