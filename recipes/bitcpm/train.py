@@ -12,25 +12,21 @@ the run independent of the machine's speed.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from arkinfer.models.minicpm import CausalLM, causal_attend
 from recipes.bitcpm.ternary import make_ternary
 from recipes.demo import probes
 from recipes.demo.checkpoint import read_model, read_tokenizer
+from recipes.demo.loop import Loop, begin, options, parsed
 from recipes.demo.mixture import Batch, Mixture, read_documents
-from recipes.demo.optimizer import make_optimizers
-from recipes.demo.train import Progress, deadline, keep_reserved_zero
 
 DEMO = Path(__file__).parents[2] / "arkinfer" / "demo" / "checkpoint"
 LENGTHS = ((512, 0.65), (1024, 0.25), (2048, 0.1))
@@ -78,12 +74,13 @@ def distillation_loss(
     return (1 - CROSS_ENTROPY) * divergence + CROSS_ENTROPY * cross, divergence.detach()
 
 
-class FineTuning:
-    """Student, teacher, optimizers and progress, with a file to go on from."""
+class FineTuning(Loop):
+    """The demo model made ternary, and the one that it learns from."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        self.arguments = arguments
-        self.out: Path = arguments.out
+        model = read_model(arguments.teacher).train()
+        make_ternary(model)
+        super().__init__(model, arguments)
         documents = read_documents(arguments.corpus / "train.jsonl")
         self.tokenizer = read_tokenizer(arguments.teacher)
         self.mixture = Mixture(documents, self.tokenizer, arguments.seed)
@@ -92,35 +89,9 @@ class FineTuning:
             add_special_tokens=False,
         ).ids
         self.teacher = read_model(arguments.teacher).requires_grad_(False)
-        self.model = read_model(arguments.teacher).train()
-        make_ternary(self.model)
-        self.optimizers = make_optimizers(
-            self.model, arguments.muon_lr, arguments.adam_lr, arguments.decay
-        )
-        self.base = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
-        self.progress = Progress(total_steps=arguments.steps, started=time.time())
         self.loss: Any = distillation_loss
         if arguments.compile:
             self.loss = torch.compile(distillation_loss, dynamic=False)
-
-    def resume(self) -> None:
-        path = self.out / "state.pt"
-        if path.exists():
-            state = torch.load(path, weights_only=True)
-            self.model.load_state_dict(state["model"])
-            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-            self.progress = Progress(**state["progress"])
-        self.progress.deadline = deadline(self.arguments)
-
-    def save(self) -> None:
-        state: dict[str, Any] = {
-            "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "progress": asdict(self.progress),
-        }
-        torch.save(state, self.out / "state.pt.part")
-        os.replace(self.out / "state.pt.part", self.out / "state.pt")
 
     def batch(self) -> Batch:
         p = self.progress
@@ -130,27 +101,11 @@ class FineTuning:
 
     def step(self, batch: Batch) -> tuple[float, float]:
         """One update; the loss and the divergence from the teacher."""
-        factor = learning_rate_factor(self.progress.step, self.progress.share())
-        for optimizer, rates in zip(self.optimizers, self.base, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-            optimizer.zero_grad(set_to_none=True)
+        self.prepare(learning_rate_factor(self.progress.step, self.progress.share()))
         tensors = [torch.from_numpy(part) for part in (batch.inputs, batch.targets, batch.weights)]
         loss, divergence = self.loss(self.model, self.teacher, *tensors)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer in self.optimizers:
-            optimizer.step()
-        keep_reserved_zero(self.model)
-        self.progress.step += 1
-        self.progress.tokens += batch.inputs.size
+        self.update(loss, batch.inputs.size)
         return float(loss.detach()), float(divergence)
-
-    def log(self, entry: dict[str, Any]) -> None:
-        p = self.progress
-        entry = {"step": p.step, "tokens": p.tokens, "share": round(p.reached, 4), **entry}
-        with (self.out / "log.jsonl").open("a") as file:
-            file.write(json.dumps(entry) + "\n")
 
     def probe(self) -> None:
         self.model.eval()
@@ -183,32 +138,15 @@ class FineTuning:
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("corpus", type=Path)
-    parser.add_argument("out", type=Path)
+    parser = options(__doc__)
     parser.add_argument("--teacher", type=Path, default=DEMO, help="a checkpoint of recipes/demo")
-    parser.add_argument("--until", help="stop at this time of day, HH:MM in UTC")
-    parser.add_argument("--minutes", type=float, default=0.0)
-    parser.add_argument("--steps", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=20250906)
-    parser.add_argument("--batch-tokens", type=int, default=2048)
-    parser.add_argument("--muon-lr", type=float, default=0.02)
-    parser.add_argument("--adam-lr", type=float, default=1e-3)
-    parser.add_argument("--decay", type=float, default=0.05)
-    parser.add_argument("--checkpoint-minutes", type=float, default=5.0)
-    parser.add_argument("--compile", action="store_true", help="needs a C++ compiler")
-    arguments = parser.parse_args(words)
-    if not (arguments.until or arguments.minutes or arguments.steps):
-        parser.error("say when to stop: --until, --minutes or --steps")
-    return arguments
+    parser.set_defaults(seed=20250906, batch_tokens=2048, adam_lr=1e-3)
+    return parsed(parser, words)
 
 
 def main() -> None:
     arguments = parse_arguments()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(arguments.seed)
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    begin(arguments)
     tuning = FineTuning(arguments)
     tuning.resume()
     tuning.run()

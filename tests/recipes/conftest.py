@@ -9,8 +9,9 @@ from torch import Tensor
 
 from arkinfer.models.config import ModelConfig, parse_config
 from arkinfer.models.minicpm import CausalLM
+from recipes.demo.loop import keep_reserved_zero
 from recipes.demo.shape import CONFIG
-from recipes.demo.train import initialize, keep_reserved_zero
+from recipes.demo.train import initialize
 from recipes.demo.vocabulary import train_tokenizer
 
 DOCUMENTS = [
