@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,6 +21,7 @@ from arkinfer.compiler.ternary import take_ternary
 from arkinfer.errors import UsageError
 from arkinfer.ir import QuantizedType
 from arkinfer.ir.types import dtype_name
+from arkinfer.packing import Scheme
 from arkinfer.runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -63,7 +66,28 @@ def options_of(
         requantize=_requantized(module, checkpoint),
         text=_text(artifact, calib),
     )
-    return take_ternary(options, checkpoint) if _has_stored(module) else options
+    if _has_stored(module):
+        options = take_ternary(options, checkpoint)
+    return replace(options, overrides=tuple(_overrides(module, options, checkpoint)))
+
+
+def _overrides(
+    module: ir.Module, options: BuildOptions, checkpoint: Checkpoint
+) -> Iterator[tuple[str, Scheme]]:
+    """The matrices that are quantized otherwise than the other options say: by a recipe, by
+    `overrides`, or raised for gates."""
+    config, given = checkpoint.config, checkpoint.schemes()
+    settled = options.settled(config, given)
+    for weight in module.weights.values():
+        leaf = weight.source.inputs[0] if weight.source is not None else ""
+        if not isinstance(weight.type, QuantizedType) or leaf not in config.tensor_shapes():
+            continue
+        inner = leaf.startswith("model.layers.")
+        usual = options.quant.linear if inner else options.quant.embedding
+        if leaf in settled:
+            usual = settled[leaf][1]
+        if leaf not in given and weight.type.scheme != usual:
+            yield leaf.removesuffix(".weight"), weight.type.scheme
 
 
 def _text(artifact: Artifact, calib: Path | None) -> TextOptions | None:
