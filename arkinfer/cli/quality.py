@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from arkinfer.cli.options import Json, Model
-from arkinfer.cli.table import human, print_table
+from arkinfer.cli.table import print_table
 
 if TYPE_CHECKING:
     from arkinfer.quality.report import Quality
@@ -68,7 +68,7 @@ def described(file: str) -> dict[str, Any]:
 
 
 def _show(facts: dict[str, Any]) -> None:
-    from arkinfer.quality.report import parse_quality
+    from arkinfer.quality.report import COLUMNS, layer_rows, parse_quality
 
     print(f"{facts['path']}: {facts['quant']}, {facts['bits_per_weight']:.2f} bits per weight")
     if not facts["measured"]:
@@ -84,7 +84,7 @@ def _show(facts: dict[str, Any]) -> None:
         print(f"most sensitive  {worst}")
     if facts["raised"]:
         print(f"in 8 bits for the gates  {', '.join(facts['raised'])}")
-    print_table(("layer", "schemes", "bits", "bytes", "own error", "error"), _rows(facts, found))
+    print_table(COLUMNS, layer_rows(facts["sizes"], found))
 
 
 def summary(found: Quality) -> str:
@@ -98,15 +98,3 @@ def summary(found: Quality) -> str:
         f"mean KL {found.mean_kl:.4f}, 99 % of them below {found.p99_kl:.4f}; perplexity "
         f"{found.perplexity_ratio:.4f} times; same best token {100 * found.same_top1:.1f} %"
     )
-
-
-def _rows(facts: dict[str, Any], found: Quality | None) -> list[tuple[str, ...]]:
-    errors = {} if found is None else {layer.path: layer for layer in found.layers}
-    rows: list[tuple[str, ...]] = []
-    for size in cast("list[dict[str, Any]]", facts["sizes"]):
-        error = errors.get(size["path"])
-        numbers = ("-", "-") if error is None else (f"{error.own:.4f}", f"{error.whole:.4f}")
-        name = size["path"] or "embedding and head"
-        schemes = ", ".join(size["schemes"])
-        rows.append((name, schemes, f"{size['bits']:.2f}", human(size["nbytes"]), *numbers))
-    return rows

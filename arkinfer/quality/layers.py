@@ -139,7 +139,7 @@ def run(
 ) -> None:
     """Computes a part for every stream; each weight is loaded once a store.
 
-    What only this part needs is dropped; what it leaves is `part.result`.
+    A layer leaves `part.result` in the place of `part.source`, which no other part reads.
     """
     known = [set(stream.values) for stream in streams]
     for node in part.nodes:
@@ -151,7 +151,7 @@ def run(
     if not part.path:
         return
     for stream, before in zip(streams, known, strict=True):
-        kept = before | {part.result}
+        kept = before - {part.source} | {part.result}
         stream.values = {value: a for value, a in stream.values.items() if value in kept}
 
 

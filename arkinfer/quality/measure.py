@@ -17,7 +17,7 @@ from arkinfer import ir
 from arkinfer.compiler.calibrate import FewRows
 from arkinfer.compiler.effective import SourceWeights
 from arkinfer.compiler.weights import BLOCK, elements_per_row, rows_of
-from arkinfer.quality.layers import Layered, Part, Stream, first_values, layered, run
+from arkinfer.quality.layers import Layered, Stream, first_values, layered, run
 from arkinfer.quality.report import LayerError, Quality
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -112,16 +112,8 @@ def _layers(
         run(part, [*streams, probe], stores, symbols, count)
         exact, own, whole = (each.values[part.result] for each in (streams[0], probe, streams[1]))
         errors.append(LayerError(part.path, _distance(own, exact), _distance(whole, exact)))
-        for stream in streams:
-            _forget(stream, parts, part)
     run(parts.after, streams, stores, symbols)
     return [stream.values[parts.after.result] for stream in streams], errors
-
-
-def _forget(stream: Stream, parts: Layered, part: Part) -> None:
-    """What a layer read is read by no other."""
-    if part.source is not None and part.source is not parts.after.source:
-        stream.values.pop(part.source, None)
 
 
 def _size(node: ir.Node) -> int:

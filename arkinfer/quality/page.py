@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from arkinfer.quality.report import Quality, parse_quality
+from arkinfer.quality.report import COLUMNS, OUTSIDE, Quality, layer_rows, parse_quality
 from arkinfer.report import (
     Bar,
     Block,
@@ -18,7 +18,6 @@ from arkinfer.report import (
     line_chart,
     page,
 )
-from arkinfer.words import human
 
 _READING = """\
 Both models read the same text, token by token, from an empty cache: the one with the checkpoint's
@@ -38,7 +37,8 @@ def quality_page(facts: dict[str, Any]) -> str:
     blocks: list[Block] = []
     if found is not None:
         blocks += [Facts(_figures(found)), Figure(_errors(found))]
-    blocks += [Figure(_bytes(sizes)), Heading("Layers"), _table(sizes, found)]
+    layers = Table(COLUMNS, layer_rows(sizes, found), align="llr")
+    blocks += [Figure(_bytes(sizes)), Heading("Layers"), layers]
     if found is not None:
         blocks += [Heading("How to read it"), Paragraph(_READING)]
     lead = f"{facts['quant']}, {facts['bits_per_weight']:.2f} bits per weight, scales included."
@@ -68,19 +68,7 @@ def _errors(found: Quality) -> str:
 
 def _bytes(sizes: list[dict[str, Any]]) -> str:
     bars = [
-        Bar(each["path"] or "embedding and head", each["nbytes"] / 1e6, ", ".join(each["schemes"]))
+        Bar(each["path"] or OUTSIDE, each["nbytes"] / 1e6, ", ".join(each["schemes"]))
         for each in sizes
     ]
     return bar_chart("Size by layer", "MB", bars)
-
-
-def _table(sizes: list[dict[str, Any]], found: Quality | None) -> Table:
-    errors = {} if found is None else {layer.path: layer for layer in found.layers}
-    rows: list[tuple[str, ...]] = []
-    for each in sizes:
-        error = errors.get(each["path"])
-        numbers = ("-", "-") if error is None else (f"{error.own:.4f}", f"{error.whole:.4f}")
-        schemes = ", ".join(each["schemes"])
-        name = each["path"] or "embedding and head"
-        rows.append((name, schemes, f"{each['bits']:.2f}", human(each["nbytes"]), *numbers))
-    return Table(("layer", "schemes", "bits", "bytes", "own error", "error"), rows, align="llr")

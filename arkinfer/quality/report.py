@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from arkinfer.errors import ArtifactError
 from arkinfer.limits import LimitError, parse_json
+from arkinfer.words import human
 
 if TYPE_CHECKING:
     from arkinfer.artifact import Artifact
+
+OUTSIDE = "embedding and head"
+"""What has no layer's path."""
 
 
 @dataclass(frozen=True)
@@ -112,3 +116,23 @@ def parse_quality(facts: Mapping[str, Any]) -> Quality:
 def _short(value: float) -> float:
     """Six significant digits."""
     return float(f"{value:.6g}")
+
+
+COLUMNS = ("layer", "schemes", "bits", "bytes", "own error", "error")
+
+
+def layer_rows(sizes: Sequence[Mapping[str, Any]], found: Quality | None) -> list[tuple[str, ...]]:
+    """What each layer takes and costs, as texts under `COLUMNS`.
+
+    Args:
+        sizes: the `layers` of report.json.
+        found: what was measured; None: nothing.
+    """
+    errors = {} if found is None else {layer.path: layer for layer in found.layers}
+    rows: list[tuple[str, ...]] = []
+    for size in sizes:
+        error = errors.get(size["path"])
+        numbers = ("-", "-") if error is None else (f"{error.own:.4f}", f"{error.whole:.4f}")
+        name, schemes = size["path"] or OUTSIDE, ", ".join(size["schemes"])
+        rows.append((name, schemes, f"{size['bits']:.2f}", human(size["nbytes"]), *numbers))
+    return rows
