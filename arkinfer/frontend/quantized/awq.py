@@ -26,11 +26,11 @@ from arkinfer.frontend.quantized.matrix import (
     as_bytes,
     bias_of,
     check_bias,
-    finite,
     make_scheme,
     module_of,
     need_scales,
     need_tensor,
+    turned_scales,
 )
 from arkinfer.packing import QuantizedTensor, Scheme, pack_bits, unpack_bits
 
@@ -64,8 +64,7 @@ class AwqMatrix:
             fields = _fields(words[:, start // 8 : (start + step) // 8])
             some = codes[start : start + step]
             some[...] = pack_bits(np.ascontiguousarray(fields.T), BITS).reshape(some.shape)
-        name = f"{self.module}.scales"
-        scale = np.ascontiguousarray(finite(name, read(name, 0, groups)).T)
+        scale = turned_scales(read, self.module, groups)
         zero = None
         if self.scheme.offset == "zero":
             zeros = _fields(read(f"{self.module}.qzeros", 0, groups))

@@ -32,13 +32,13 @@ from arkinfer.frontend.quantized.matrix import (
     bias_of,
     bits_by_shape,
     check_bias,
-    finite,
     make_scheme,
     module_of,
     need_scales,
     need_tensor,
     order_of,
     section,
+    turned_scales,
 )
 from arkinfer.packing import QuantizedTensor, Scheme, pack_bits, unpack_bits
 
@@ -98,8 +98,7 @@ class GptqMatrix:
                 packed = pack_bits(unpack_bits(packed, bits, columns)[:, order], bits)
             some = codes[start : start + step]
             some[...] = packed[:, : columns * bits // 8].reshape(some.shape)
-        name = f"{self.module}.scales"
-        scale = np.ascontiguousarray(finite(name, read(name, 0, groups)).T)
+        scale = turned_scales(read, self.module, groups)
         zero = None
         if self.scheme.offset == "zero":
             fields = self.zero_form.decode(read(f"{self.module}.qzeros", 0, groups), bits, count)

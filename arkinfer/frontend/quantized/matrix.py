@@ -215,6 +215,16 @@ def need_scales(shapes: Shapes, name: str, rows: int | None, columns: int | None
     return free
 
 
+def turned_scales(read: Read, module: str, groups: int) -> Array:
+    """`scales` [groups, N] of a module as packing has them, [N, groups].
+
+    Raises:
+        CheckpointError: some are not finite.
+    """
+    name = f"{module}.scales"
+    return np.ascontiguousarray(finite(name, read(name, 0, groups)).T)
+
+
 def section(facts: Facts, key: str) -> Facts:
     """An object within the config; empty where there is none."""
     value = facts.get(key)
