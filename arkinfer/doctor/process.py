@@ -9,8 +9,9 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
+from typing import cast
 
 KEPT = 1 << 16
 """Bytes of a program's output that are kept, the last ones."""
@@ -78,8 +79,8 @@ def run(
         return Outcome(None, "", "", f"it could not be started: {reason}")
     kept: list[bytearray] = [bytearray(), bytearray()]
     readers = [
-        threading.Thread(target=_keep_end, args=(stream, end), daemon=True)
-        for stream, end in zip((process.stdout, process.stderr), kept, strict=True)
+        threading.Thread(target=_keep_end, args=(cast(BufferedReader, pipe), end), daemon=True)
+        for pipe, end in zip((process.stdout, process.stderr), kept, strict=True)
     ]
     for reader in readers:
         reader.start()
@@ -110,9 +111,9 @@ def _signal(number: int) -> str:
         return f"signal {number}"
 
 
-def _keep_end(stream: IO[bytes], end: bytearray) -> None:
-    with stream:
-        while part := stream.read1(KEPT):  # type: ignore[attr-defined] - a pipe has read1
+def _keep_end(pipe: BufferedReader, end: bytearray) -> None:
+    with pipe:
+        while part := pipe.read1(KEPT):
             end += part
             del end[:-KEPT]
 

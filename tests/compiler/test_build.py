@@ -152,7 +152,7 @@ def test_wrong_requests_are_one_sentence(
 ) -> None:
     given = {"model": tiny, "output": tmp_path / "m.ark", **options}
     with pytest.raises(UsageError) as error:
-        build(**given)  # type: ignore[arg-type]  # wrong on purpose
+        build(**given)  # wrong on purpose
     assert text in str(error.value)
     assert not list(tmp_path.glob("*.ark*"))
 

@@ -157,7 +157,7 @@ def test_a_read_only_folder_is_told_before_the_work_begins(
     def refused(path: object, flags: int, *rest: int, **options: int) -> int:
         if flags & os.O_CREAT and Path(str(path)).parent == out.parent:  # root may write anywhere
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        return real(path, flags, *rest, **options)  # type: ignore[arg-type]  # as it came
+        return real(path, flags, *rest, **options)
 
     monkeypatch.setattr(os, "open", refused)
     monkeypatch.setattr("arkinfer.compiler.build.prepare", None)

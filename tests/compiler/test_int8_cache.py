@@ -55,7 +55,7 @@ def test_memory_is_a_quarter_and_a_plan_knows(tiny: Path, built: dict[str, Path]
         with arkinfer.load(path, backend="reference") as engine:
             state = engine.executable.new_state(64)
             state.step(np.arange(30))
-            kept = sum(cache.nbytes for cache in state._caches.values())  # type: ignore[attr-defined]  # of this backend's own
+            kept = sum(cache.nbytes for cache in state._caches.values())  # of this backend's own
         assert kept == 30 * plans[kv].kv_bytes_per_token
 
 

@@ -111,7 +111,7 @@ def test_weights_are_leaves_by_their_names() -> None:
 
 def test_every_node_says_where_it_came_from() -> None:
     nodes = list(traced("tied").nodes())
-    places = {node.operands[1].name: node.loc for node in nodes if node.op == "nn.linear"}  # type: ignore[union-attr]  # a Weight
+    places = {node.operands[1].name: node.loc for node in nodes if node.op == "nn.linear"}
     assert places.pop("model.embed_tokens.weight") == "lm_head"
     assert len(places) == 14
     assert all(f"{loc}.weight" == weight for weight, loc in places.items())

@@ -75,7 +75,7 @@ def random_model(config: ModelConfig, context: int) -> CausalLM:
 def run(module: ir.Module, store: ir.WeightStore, tokens: Array, dtype: Any = np.float64) -> Array:
     step = module.functions["step"]
     caches = {
-        v.name: np.zeros((0, *v.type.shape[1:]))  # type: ignore[arg-type]  # sizes are integers
+        v.name: np.zeros((0, *v.type.shape[1:]))
         for v in step.inputs
         if isinstance(v.type, ir.CacheType)
     }

@@ -150,7 +150,7 @@ CHANGES: dict[str, Callable[[ir.Module], object]] = {
     "int for float": lambda m: m.attributes.update(context=8.0),
     "sign of zero": lambda m: m.attributes.update(scales=(1.0, 0.0, 1e-05, float("inf"))),
     "weight type": lambda m: m.weights.update(
-        norm=dataclasses.replace(m.weights["norm"], type=ir.parse_type("f16[8]"))  # type: ignore[arg-type]  # a tensor
+        norm=dataclasses.replace(m.weights["norm"], type=ir.parse_type("f16[8]"))
     ),
     "weight gone": lambda m: m.weights.pop("norm"),
     "function name": lambda m: m.functions.update(tail=m.functions.pop("head")),

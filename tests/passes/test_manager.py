@@ -113,7 +113,7 @@ def test_every_pass_is_found_under_its_name() -> None:
     for name in NAMES:
         kind = pass_class(name)
         assert dataclasses.is_dataclass(kind)
-        assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]  # of dataclasses
+        assert kind.__dataclass_params__.frozen
         assert kind.name == name
         assert kind.__module__ == f"arkinfer.passes.{name.replace('-', '_')}"
 

@@ -7,6 +7,7 @@ one (a slice), the offset is the kernel's own, so that pointers stay aligned.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -49,18 +50,18 @@ class Strided:
         return lanes_of(self.width, self.stride, self.offset)
 
 
-class Kernel:
+class Kernel(ABC):
     """Base of all kernels: frozen dataclasses, equal when their code is."""
 
     family: ClassVar[str]
 
+    @abstractmethod
     def parameters(self) -> dict[str, str]:
         """Names and element types (TVM's names) of the arrays that it takes, in order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def emit(self, p: SimpleNamespace) -> None:
         """Appends the body to the function under construction; `p` holds the parameters."""
-        raise NotImplementedError
 
     def function(self, name: str) -> Any:
         """The TVM function, exported as `__tvm_ffi_<name>`."""
