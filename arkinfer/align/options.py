@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from arkinfer import ir
 from arkinfer.align.stored import parsed
-from arkinfer.compiler.calibrate import TEXT
 from arkinfer.compiler.calibration.text import BUILT_IN, TextOptions, read_text
+from arkinfer.compiler.kv_scales import TEXT
 from arkinfer.compiler.options import BuildOptions
 from arkinfer.compiler.ternary import take_ternary
 from arkinfer.errors import UsageError

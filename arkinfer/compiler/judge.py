@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, cast
 from arkinfer import ir
 from arkinfer.artifact import ArtifactWriter
 from arkinfer.compiler.cache import Cache, arithmetic, code_of, key_of
-from arkinfer.compiler.calibrate import text_tokens
 from arkinfer.compiler.effective import EffectiveWeights, SourceWeights, Stored, places
 from arkinfer.compiler.golden import CODE
+from arkinfer.compiler.kv_scales import text_tokens
 from arkinfer.compiler.prepare import Prepared, used_weights
 from arkinfer.compiler.weights import Quantizer, WeightStore
 from arkinfer.quality.measure import measure, token_count, work_of

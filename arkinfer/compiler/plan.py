@@ -18,7 +18,6 @@ import numpy as np
 
 from arkinfer import ir
 from arkinfer.compiler.by_recipe import model_by, options_by
-from arkinfer.compiler.calibrate import TOKENS
 from arkinfer.compiler.calibration.estimate import (
     calibration_seconds,
     product_rate,
@@ -26,6 +25,7 @@ from arkinfer.compiler.calibration.estimate import (
 )
 from arkinfer.compiler.calibration.text import TextOptions
 from arkinfer.compiler.golden import SHORT, TYPICAL, long_length, predicted_bytes
+from arkinfer.compiler.kv_scales import TOKENS
 from arkinfer.compiler.options import BuildOptions
 from arkinfer.compiler.prepare import (
     Lowered,

@@ -128,7 +128,7 @@ def prepare(
         UnsupportedError: a node has no home on the target; names op, torch path and reason.
         CheckpointError: what calibration needs is damaged or missing.
     """
-    from arkinfer.compiler.calibrate import calibrated
+    from arkinfer.compiler.kv_scales import calibrated
     from arkinfer.compiler.reuse import traced
     from arkinfer.frontend.leaves import LeafSource
     from arkinfer.passes import standard_pipeline

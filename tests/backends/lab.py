@@ -20,7 +20,7 @@ import numpy.typing as npt
 from arkinfer import ir
 from arkinfer.artifact import ArtifactWriter, open_artifact
 from arkinfer.backend import Compiler, compiler
-from arkinfer.compiler.calibrate import cache_scales
+from arkinfer.compiler.kv_scales import cache_scales
 from arkinfer.compiler.prepare import Lowered, legalize
 from arkinfer.compiler.section import SectionWriter
 from arkinfer.compiler.weights import WeightStore

@@ -135,7 +135,7 @@ def _child(request: dict[str, Any], answer: int) -> None:
 
 def _serve() -> None:
     """Imports what builds import, but for torch, and answers requests."""
-    modules = ["arkinfer.compiler.build", "arkinfer.compiler.calibrate", "arkinfer.frontend.hub"]
+    modules = ["arkinfer.compiler.build", "arkinfer.compiler.kv_scales", "arkinfer.frontend.hub"]
     modules += ["arkinfer.passes", "arkinfer_ort.compiler", "arkinfer_ort.lowering"]
     for name in modules:
         importlib.import_module(name)

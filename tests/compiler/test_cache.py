@@ -61,7 +61,7 @@ def test_every_fact_counts():
     assert len(set(variants)) == len(variants)
     assert key_of("weights", "a", np.asfortranarray(rows)) == variants[0]
     assert code_of("quant") != code_of("packing")
-    assert len(code_of("ir", "compiler/calibrate.py")) == 64
+    assert len(code_of("ir", "compiler/kv_scales.py")) == 64
 
 
 @pytest.mark.parametrize("size", [0, 1, 100])

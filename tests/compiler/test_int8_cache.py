@@ -96,7 +96,7 @@ def test_without_the_option_nothing_is_calibrated(tiny: Path, tmp_path: Path) ->
 
 
 def test_two_builds_give_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
-    """That the number of threads does not matter either is shown in test_calibrate.py."""
+    """That the number of threads does not matter either is shown in test_kv_scales.py."""
     for name in "ab":
         build(tiny, quant="int4-g32", kv="int8", output=tmp_path / f"{name}.ark", cache=False)
     assert (tmp_path / "a.ark").read_bytes() == (tmp_path / "b.ark").read_bytes()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from arkinfer.artifact import open_artifact
-from arkinfer.compiler import calibrate, golden, reuse
+from arkinfer.compiler import golden, kv_scales, reuse
 from arkinfer.compiler import weights as weights_module
 from arkinfer.compiler.build import BuildReport, build
 from arkinfer.compiler.cache import Cache
@@ -58,7 +58,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
     counted(trace_module, "trace", "trace")
     counted(weights_module, "round_to_nearest", "quantize")
-    counted(calibrate, "cache_scales", "calibrate")
+    counted(kv_scales, "cache_scales", "calibrate")
     counted(golden, "golden_vectors", "golden")
     return counts
 
@@ -118,7 +118,7 @@ def test_newer_code_makes_everything_anew(
     tiny: Path, tmp_path: Path, calls: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ):
     build(tiny, output=tmp_path / "m.ark", kv="int8")
-    for module in (reuse, calibrate, golden):
+    for module in (reuse, kv_scales, golden):
         monkeypatch.setattr(module, "code_of", lambda *parts: "newer")
     assert build(tiny, output=tmp_path / "m.ark", kv="int8").reused == 0
     assert calls == {"trace": 1, "quantize": 2 * QUANTIZED, "calibrate": 2, "golden": 2}

@@ -9,7 +9,7 @@ import pytest
 
 from arkinfer import ir
 from arkinfer.artifact import open_artifact
-from arkinfer.compiler.calibrate import cache_scales
+from arkinfer.compiler.kv_scales import cache_scales
 from arkinfer.compiler.weights import WeightStore
 from arkinfer.errors import ResourceError
 from arkinfer.models.config import parse_config

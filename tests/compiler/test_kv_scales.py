@@ -10,7 +10,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from arkinfer import ir
-from arkinfer.compiler.calibrate import MARGIN, cache_scales
+from arkinfer.compiler.kv_scales import MARGIN, cache_scales
 from arkinfer.compiler.weights import WeightStore
 from arkinfer.errors import UsageError
 from arkinfer.models.config import ModelConfig, parse_config

@@ -82,7 +82,7 @@ def calibrated(
 def _key(module: ir.Module, leaves: Leaves, tokens: Sequence[int]) -> str:
     """By the graph, the tokens, and the bytes of every weight below it."""
     probe = _probe(module)
-    code = code_of("ir", "packing", "compiler/calibrate.py")
+    code = code_of("ir", "packing", "compiler/kv_scales.py")
     facts = [code, arithmetic(), ir.print_module(probe), repr(tokens)]
     used = {weight.name for node in probe.nodes() for weight in node.weights}
     for name in sorted(_leaf_names(probe, used)):
