@@ -27,11 +27,10 @@ from arkinfer.cli.options import (
     Sections,
     Target,
 )
-from arkinfer.cli.progress import Progress, say
+from arkinfer.cli.teller import Teller
 
 if TYPE_CHECKING:
     from arkinfer.compiler.build import BuildReport
-    from arkinfer.compiler.progress import Progress as Moment
 
 
 def build(
@@ -69,7 +68,7 @@ def build(
     from arkinfer.compiler.build import build as compile_model
     from arkinfer.compiler.calibration.text import text_options
 
-    teller = _Teller()
+    teller = Teller()
     try:
         report = compile_model(
             model,
@@ -99,32 +98,6 @@ def build(
         print(dumps(report.to_json(), indent=2))
     else:
         _show(report)
-
-
-class _Teller:
-    """Shows one line of progress per stage; quick stages stay silent."""
-
-    def __init__(self) -> None:
-        self._line: Progress | None = None
-        self._stage = ""
-
-    def __call__(self, moment: Moment) -> None:
-        if moment.note:
-            self.end()
-            say(moment.note)
-            return
-        if self._line is None or moment.stage != self._stage:
-            self.end()
-            self._stage = moment.stage
-            title = moment.stage[:1].upper() + moment.stage[1:]
-            self._line = Progress(title, expected=moment.seconds)
-        if moment.total:
-            self._line(moment.done, moment.total)
-
-    def end(self) -> None:
-        if self._line is not None:
-            self._line.end()
-            self._line = None
 
 
 def _show(report: BuildReport) -> None:

@@ -7,10 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from arkinfer.cli.options import Checkpoint, Json, Offline
+from arkinfer.cli.options import (
+    Calib,
+    CalibSamples,
+    CalibSeed,
+    CalibTokens,
+    Checkpoint,
+    Json,
+    Offline,
+    Recipe,
+)
+from arkinfer.cli.teller import Teller
 
 if TYPE_CHECKING:
-    from arkinfer.export import ExportReport
+    from arkinfer.compiler.export import ExportReport
 
 
 def export(
@@ -24,27 +34,36 @@ def export(
     ] = None,
     quant: Annotated[
         str | None,
-        typer.Option(help="How to quantize; default: int4, or as the checkpoint is."),
+        typer.Option(help="How to quantize, as build; default: int4, or as the checkpoint is."),
     ] = None,
     type: Annotated[
         str | None, typer.Option(help="Of gguf: f16, q8_0, q4_0 or tq2_0; default: as it is.")
     ] = None,
+    recipe: Recipe = None,
     requantize: Annotated[
         bool, typer.Option("--requantize", help="Quantize again what the format cannot hold.")
     ] = False,
+    calib: Calib = None,
+    calib_samples: CalibSamples = None,
+    calib_tokens: CalibTokens = None,
+    calib_seed: CalibSeed = None,
     offline: Offline = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")] = False,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Reuse what was calibrated before.")
+    ] = True,
     json: Json = False,
 ) -> None:
     """Write a checkpoint in the format of other programs.
 
-    Example: arkinfer export models/MiniCPM4-0.5B --format gptq --quant int4-g128 -o folder
+    Example: arkinfer export models/MiniCPM4-0.5B --format gptq --quant int4-gptq-g128 -o folder
     """
     from arkinfer.cli.download import asker
-    from arkinfer.cli.progress import Progress
-    from arkinfer.export import export as write
+    from arkinfer.compiler.calibration.text import text_options
+    from arkinfer.compiler.export import export as write
 
-    with Progress("Exporting") as line:
+    teller = Teller()
+    try:
         report = write(
             model,
             format,
@@ -52,10 +71,15 @@ def export(
             quant=quant,
             requantize=requantize,
             type=type,
+            calib=text_options(calib, calib_samples, calib_tokens, calib_seed),
+            recipe=recipe,
             offline=offline,
             confirm=asker(yes),
-            on_part=line,
+            cache=cache,
+            on_progress=teller,
         )
+    finally:
+        teller.end()
     if json:
         from json import dumps
 
@@ -66,8 +90,14 @@ def export(
 
 def _show(report: ExportReport) -> None:
     print(f"{report.path}: {report.size / 1e6:,.1f} MB of {report.format}, by {report.model}")
+    if report.recipe is not None:
+        print(f"recipe    {report.recipe['name']}")
     schemes = ", ".join(f"{count} {name}" for name, count in report.schemes.items())
     print(f"matrices  {schemes}")
+    if report.calibration is not None:
+        said = report.calibration
+        text = f"{said['samples']} sequences of {said['tokens']} tokens of {said['text']}"
+        print(f"method    {said['method']}, on {text}")
     print(f"time      {report.seconds:.1f} s")
     for note in report.notes:
         print(f"note      {note}")

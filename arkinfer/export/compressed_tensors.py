@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 
-def write(checkpoint: Checkpoint, request: Request) -> Written:
+def write(checkpoint: Checkpoint, tensors: Tensors, request: Request) -> Written:
     """See `arkinfer.export.Format`."""
-    return write_folder(checkpoint, request, CompressedTensors, "compressed-tensors")
+    return write_folder(checkpoint, tensors, request, CompressedTensors, "compressed-tensors")
 
 
 class CompressedTensors:

@@ -32,9 +32,9 @@ Array = npt.NDArray[Any]
 BITS = (2, 3, 4, 8)
 
 
-def write(checkpoint: Checkpoint, request: Request) -> Written:
+def write(checkpoint: Checkpoint, tensors: Tensors, request: Request) -> Written:
     """See `arkinfer.export.Format`."""
-    return write_folder(checkpoint, request, Gptq, "gptq")
+    return write_folder(checkpoint, tensors, request, Gptq, "gptq")
 
 
 class Gptq:

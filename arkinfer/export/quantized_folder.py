@@ -18,7 +18,7 @@ import numpy.typing as npt
 from arkinfer.export import Request, Written
 from arkinfer.export.folder import check_place, whole_folder, write_settings
 from arkinfer.export.safetensors_file import Entry, write_safetensors
-from arkinfer.export.source import is_linear, quantized_source
+from arkinfer.export.source import Halved, is_linear, quantized_source
 from arkinfer.packing import Scheme
 
 if TYPE_CHECKING:
@@ -60,19 +60,16 @@ class Layout(Protocol):
 
 
 def write_folder(
-    checkpoint: Checkpoint, request: Request, layout: type[Layout], suffix: str
+    checkpoint: Checkpoint, tensors: Tensors, request: Request, layout: type[Layout], suffix: str
 ) -> Written:
     """See `arkinfer.export.Format`; `suffix` ends the name of the folder, if none was given."""
     path = request.output or Path(f"{checkpoint.name}-{suffix}")
     check_place(path)
     own = _DTYPES.get(checkpoint.config.torch_dtype, _DTYPES["bfloat16"])
-    source, notes = quantized_source(
-        checkpoint,
-        request.quant,
-        layout.problem,
-        requantize=request.requantize,
-        scale_dtype=layout.scale_dtype(own),
-    )
+    source, notes = quantized_source(tensors, request, layout.problem, layout.scale_dtype(own))
+    request.fill()
+    if request.calibrated:
+        source = Halved(source)
     schemes = {name: scheme for name, scheme in source.schemes().items() if is_linear(name)}
     written = layout(source, schemes)
     entries: list[Entry] = []

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from arkinfer.errors import ArkError, UnsupportedError, UsageError
+from arkinfer.export import Request
 from arkinfer.packing import QuantizedTensor, Scheme
 from arkinfer.quant import parse_quant, replacement, round_to_nearest
 from arkinfer.quant.spec import parse_linear
@@ -82,32 +83,70 @@ class Rounded:
         return QuantizedTensor.from_parts(found.scheme, found.shape, parts)
 
 
+class Halved:
+    """Tensors whose scales are float16 wherever that has the same numbers, matrix by matrix."""
+
+    def __init__(self, tensors: Tensors) -> None:
+        self._tensors = tensors
+        self._fits: dict[str, bool] = {}
+
+    def names(self) -> list[str]:
+        return self._tensors.names()
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        return self._tensors.dtype(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._tensors.shape(name)
+
+    def schemes(self) -> Mapping[str, Scheme]:
+        return self._tensors.schemes()
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        return self._tensors.read(name, start, stop)
+
+    def quantized(self, name: str, start: int, stop: int) -> QuantizedTensor:
+        if name not in self._fits:
+            scale = self._tensors.quantized(name, 0, self.shape(name)[0]).scale
+            with np.errstate(over="ignore"):
+                self._fits[name] = np.array_equal(scale, scale.astype(np.float16))
+        found = self._tensors.quantized(name, start, stop)
+        if not self._fits[name]:
+            return found
+        parts = found.parts() | {"scale": found.scale.astype(np.float16)}
+        return QuantizedTensor.from_parts(found.scheme, found.shape, parts)
+
+
 def quantized_source(
     tensors: Tensors,
-    quant: str | None,
+    request: Request,
     problem: Callable[[Scheme], str],
-    *,
-    requantize: bool,
     scale_dtype: npt.DTypeLike,
 ) -> tuple[Tensors, tuple[str, ...]]:
-    """The checkpoint with all linears quantized in forms that a layout can hold, and notes on it.
+    """The tensors with all linears quantized in forms that a layout can hold, and notes on it.
 
     Args:
-        tensors: the checkpoint.
-        quant: as the user wrote it; None: `int4`, if the checkpoint is not quantized.
+        tensors: the checkpoint's, or what a method makes of them; no number is read.
+        request: without a `quant`, tensors that are not quantized become `int4`.
         problem: why the layout cannot hold a scheme; "" where it can.
-        requantize: quantize again what it cannot hold.
         scale_dtype: of the scales of what is quantized here.
 
     Raises:
         UsageError: a checkpoint that is quantized already was to be quantized, or one that is not
-            was to stay so.
-        UnsupportedError: the layout cannot hold a matrix; names it.
+            was to stay so; or the layout cannot hold what was asked for.
+        UnsupportedError: the layout cannot hold a matrix of the checkpoint; names it.
     """
     stored = {name: scheme for name, scheme in tensors.schemes().items() if is_linear(name)}
-    wanted = _scheme(quant or ("none" if stored else DEFAULT))
+    if request.calibrated:
+        for scheme in stored.values():
+            _check(scheme, problem)
+        return tensors, ()
+    wanted, requantize = (
+        _scheme(request.quant or ("none" if stored else DEFAULT)),
+        request.requantize,
+    )
     if not stored:
-        return _rounded(tensors, wanted, problem, scale_dtype), ()
+        return _rounded(tensors, wanted, request.overrides, problem, scale_dtype), ()
     bad = {name: why for name, scheme in stored.items() if (why := problem(scheme))}
     if wanted is not None and not requantize:
         names = ", ".join(sorted({scheme.name for scheme in stored.values()}))
@@ -148,15 +187,15 @@ def _scheme(quant: str) -> Scheme | None:
     except UsageError as error:
         raise UsageError(
             f'"{quant}" cannot be exported in this format',
-            "An export rounds to nearest: none, int4, int8, or a scheme such as int4-g128-asym",
-            "Export ternary checkpoints with --format gguf --type tq2_0, and calibrated weights "
-            "from a checkpoint that has them",
+            "It holds weights of none, int4, int8, or a scheme such as int4-g128-asym",
+            "Export ternary checkpoints with --format gguf --type tq2_0",
         ) from error
 
 
 def _rounded(
     tensors: Tensors,
     scheme: Scheme | None,
+    overrides: Mapping[str, Scheme],
     problem: Callable[[Scheme], str],
     scale_dtype: npt.DTypeLike,
 ) -> Tensors:
@@ -166,15 +205,20 @@ def _rounded(
             "The format is for quantized weights",
             "Give --quant int4, or another scheme",
         )
-    if why := problem(scheme):
-        raise UsageError(f"The format does not hold {scheme.name}", why, "Choose another --quant")
-    linears = {name: scheme for name in tensors.names() if is_linear(name)}
-    for name in linears:
+    linears = {name: overrides.get(name, scheme) for name in tensors.names() if is_linear(name)}
+    for name, own in linears.items():
+        _check(own, problem)
         try:
-            scheme.group_size(tensors.shape(name)[1])
+            own.group_size(tensors.shape(name)[1])
         except UnsupportedError as error:
             raise UnsupportedError(f"{name}: {error.what}", error.why, error.fix) from None
     return Rounded(tensors, linears, scale_dtype)
+
+
+def _check(scheme: Scheme, problem: Callable[[Scheme], str]) -> None:
+    """A scheme that was asked for, and not found in a checkpoint."""
+    if why := problem(scheme):
+        raise UsageError(f"The format does not hold {scheme.name}", why, "Choose another --quant")
 
 
 def is_linear(name: str) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from arkinfer.packing import QuantizedTensor, Scheme
 from arkinfer.quant.moments import Moments, output_error
 from arkinfer.quant.rtn import round_to_nearest
-from arkinfer.quant.scales import Metric, best_grid
+from arkinfer.quant.scales import Metric, best_grid, eleven_bits
 
 STEPS = 20
 """Exponents from 0 up to, not including, 1."""
@@ -95,7 +96,8 @@ def round_for_outputs(
 
     def rows(start: int) -> QuantizedTensor:
         part = matrix[start : start + _ROWS].astype(np.float32)
-        return best_grid(part.reshape(len(part), -1, size), scheme, clips, metric).encode(scheme)
+        grid = best_grid(part.reshape(len(part), -1, size), scheme, clips, metric)
+        return replace(grid, scale=eleven_bits(grid.scale)).encode(scheme)
 
     with ThreadPoolExecutor(threads) as pool:
         return QuantizedTensor.concatenate(list(pool.map(rows, range(0, len(matrix), _ROWS))))

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from arkinfer.packing import QuantizedTensor, Scheme, encode
 from arkinfer.quant.factor import Matrix, factor
-from arkinfer.quant.scales import best_grid, finite, inverse, shrinks_for
+from arkinfer.quant.scales import best_grid, eleven_bits, finite, inverse, shrinks_for
 
 DAMPING = 0.01
 """Share of the mean of H's diagonal that is added to the diagonal."""
@@ -165,8 +165,9 @@ class _Grids:
     def find(self, groups: slice, w: npt.NDArray[np.float32]) -> None:
         """The grids of some groups, from their weights float32 [n, groups, g]."""
         grid = best_grid(w, self._scheme, self._shrinks)
-        self._scale[groups] = grid.scale.T
-        self._inverse[groups] = inverse(grid.scale.T)
+        scale = eleven_bits(grid.scale).T
+        self._scale[groups] = scale
+        self._inverse[groups] = inverse(scale)
         if grid.zero is not None:
             self._zero[groups] = grid.zero.T
 

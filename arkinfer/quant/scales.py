@@ -145,6 +145,17 @@ class _Best:
         return better
 
 
+def eleven_bits(x: Float) -> Float:
+    """x to the 11 significant bits that float16 has, but in float32's range.
+
+    Calibrated scales are such numbers before any code is chosen, so that formats with scales in
+    float16 hold what a build holds, bit by bit.
+    """
+    bits = x.view(np.uint32)
+    even = (bits >> np.uint32(13)) & np.uint32(1)
+    return ((bits + np.uint32(0x0FFF) + even) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
 def inverse(x: Float) -> Float:
     """1 / x, and 0 where x is 0."""
     return np.divide(np.float32(1), x, out=np.zeros_like(x), where=x > 0)

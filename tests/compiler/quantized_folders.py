@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from arkinfer.export import export
+from arkinfer.compiler.export import export
 from arkinfer.export.gptq import gptq_parts
 from arkinfer.packing import QuantizedTensor, encode, parse_scheme
 from arkinfer.quant import round_to_nearest

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from arkinfer.compiler.export import export
 from arkinfer.errors import ArkError, CheckpointError, UnsupportedError, UsageError
-from arkinfer.export import export
 from arkinfer.export import gguf as exporter
 from arkinfer.frontend.checkpoint import Checkpoint, open_checkpoint
 from arkinfer.frontend.gguf.file import read_header
@@ -212,7 +212,7 @@ def test_memory_is_bounded_and_blocks_do_not_matter(
     tracemalloc.start()
     parts = export(
         plain, "gguf", tmp_path / "b.gguf", type="q8_0",
-        on_part=lambda done, total: tracemalloc.reset_peak() if done == 0 else None,
+        on_progress=lambda at: tracemalloc.reset_peak() if at.total and not at.done else None,
     ).path  # fmt: skip
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

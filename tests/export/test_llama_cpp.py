@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from arkinfer.export import export
+from arkinfer.compiler.export import export
 from arkinfer.frontend.checkpoint import Checkpoint, open_checkpoint
 from arkinfer.frontend.gguf.file import read_header
 from arkinfer.frontend.gguf.tokenizer import tokenizer_json

@@ -35,6 +35,7 @@ from arkinfer.frontend.gguf.tensors import (
 from arkinfer.frontend.quantized.ternary import Dense
 from arkinfer.models.config import ModelConfig
 from arkinfer.packing import Scheme
+from arkinfer.quant.spec import TERNARY
 from arkinfer.report.files import check_place
 
 if TYPE_CHECKING:
@@ -81,26 +82,24 @@ class _Losses:
     scales: Counter[str] = field(default_factory=Counter[str])
 
 
-def write(checkpoint: Checkpoint, request: Request) -> Written:
+def write(checkpoint: Checkpoint, tensors: Tensors, request: Request) -> Written:
     """See `arkinfer.export.Format`.
 
     Of the request, `type` says how to store matrices; None: quantized ones in the smallest type
     that holds their codes, others in float16. `quant` quantizes first, by round-to-nearest with
-    clipping; a type by itself rounds as llama.cpp does.
+    clipping, or takes a ternary checkpoint as it is; a type by itself rounds as llama.cpp does.
     """
-    quant = None if request.quant == "none" else request.quant
+    quant = None if request.quant in ("none", TERNARY) else request.quant
     kind = _KINDS[request.type] if request.type else _AS_IT_IS
     path = request.output or Path(f"{checkpoint.name}.gguf")
     check_place(path)
     keys, notes = tokenizer_keys(checkpoint)
-    if quant is None and request.type in (None, "tq2_0"):
-        _take_ternary(checkpoint, request.type is not None)
-    source: Tensors = checkpoint
-    if quant is not None:
-        problem = partial(_problem, kind)
-        source, more = quantized_source(
-            checkpoint, quant, problem, requantize=request.requantize, scale_dtype=np.float16
-        )
+    demanded = request.type == "tq2_0" or request.quant == TERNARY
+    if quant is None and (demanded or request.type is None):
+        _take_ternary(checkpoint, tensors, demanded)
+    source = tensors
+    if quant is not None or request.calibrated:
+        source, more = quantized_source(tensors, request, partial(_problem, kind), np.float16)
         notes += more
     again = _again(source, kind)
     if again and not request.requantize:
@@ -111,16 +110,18 @@ def write(checkpoint: Checkpoint, request: Request) -> Written:
             "Give --requantize to round these once more, or --type f16",
         )
     losses = _Losses()
-    tensors = [*_factors(checkpoint.config), *_weights(source, checkpoint.config, kind, losses)]
-    types = Counter(type_name(t.number).lower() for t in tensors if len(t.shape) > 1)
+    config = checkpoint.config
+    entries = [*_factors(config), *_weights(source, config, kind, losses)]
+    types = Counter(type_name(t.number).lower() for t in entries if len(t.shape) > 1)
     number = _FILE_TYPES[types.most_common(1)[0][0]]
-    write_gguf(path, {**model_keys(checkpoint, number), **keys}, tensors, request.on_part)
+    request.fill()
+    write_gguf(path, {**model_keys(checkpoint, number), **keys}, entries, request.on_part)
     return Written(path, types, (*notes, *_sentences(losses, again)))
 
 
-def _take_ternary(checkpoint: Checkpoint, demanded: bool) -> None:
+def _take_ternary(checkpoint: Checkpoint, tensors: Tensors, demanded: bool) -> None:
     """Has a checkpoint whose plain linears are all ternary give them in two bits."""
-    if checkpoint.schemes():
+    if tensors.schemes():
         return
     found = checkpoint.find_ternary()
     if not isinstance(found, Dense):
