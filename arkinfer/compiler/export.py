@@ -113,6 +113,13 @@ def export(
     from arkinfer.frontend.hub import resolve
 
     _check_names(format, type)
+    if model is not None and Path(model).suffix == ".ark":
+        raise UsageError(
+            f"{model} is an artifact, which cannot be exported",
+            "Its graph and its weights have been changed for a backend",
+            "Export the checkpoint that it was built from, with the same --quant and --calib "
+            "options: the cache has what was calibrated",
+        )
     begun = time.monotonic()
     options = options_by(
         recipe, None, quant, None, None, None, None, None, None, overrides, requantize, calib

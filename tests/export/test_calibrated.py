@@ -158,5 +158,7 @@ def test_what_a_format_cannot_hold_is_refused_before_the_work(
     done = export(plain, "gptq", tmp_path / "done", quant="int4-g32")
     with pytest.raises(UsageError, match="is quantized already, to int4-g32"):
         export(done.path, "gptq", tmp_path / "out", quant="int4-gptq-g32", requantize=True)
+    with pytest.raises(UsageError, match=r"demo\.ark is an artifact, which cannot be exported"):
+        export("demo.ark", "gptq", tmp_path / "out")
     assert blocks == []
     assert not (tmp_path / "out").exists()
