@@ -2,6 +2,8 @@
 
 from arkinfer.backend.contract import (
     Compiler,
+    Footprint,
+    Predictor,
     RowStore,
     SectionWriter,
     Support,
@@ -11,6 +13,8 @@ from arkinfer.backend.registry import compiler, compilers
 
 __all__ = [
     "Compiler",
+    "Footprint",
+    "Predictor",
     "RowStore",
     "SectionWriter",
     "Support",

@@ -124,3 +124,36 @@ class TargetChecker(Protocol):
             DeviceError: a tool or a package is missing; says how to get it.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a section takes on its device, predicted.
+
+    Attributes:
+        run: resident bytes of a run, caches apart.
+        per_token: bytes of the caches for each token of the context.
+        per_step: bytes of weights that a step of one token reads.
+        caches: how they are kept, if not as the build says ("fp16").
+        engine: bytes of what the device makes of the section and keeps; 0: it makes nothing.
+        prepare: resident bytes of making that; 0: it makes nothing.
+    """
+
+    run: int
+    per_token: int
+    per_step: int
+    caches: str = ""
+    engine: int = 0
+    prepare: int = 0
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """What a compiler may offer beyond `Compiler`: what its section will take on the device.
+
+    Without it, a plan takes caches for what the IR says, and a run for the weights and a little.
+    """
+
+    def footprint(self, module: ir.Module, loaded: int) -> Footprint:
+        """Of a lowered module whose section has `loaded` bytes. Reads no weight."""
+        ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from arkinfer.cli.options import (
@@ -92,13 +93,30 @@ def _show(found: Plan) -> None:
     print(f"largest     {found.largest_context:,} tokens {room}")
     spent = f"{found.build_seconds:,.0f} s"
     print(f"build       {_size(found.build_bytes)} of memory, {spent} (predicted)")
-    if found.decode_tokens_per_second is not None:
-        rate = found.decode_tokens_per_second
-        print(f"decode      at most {rate:,.0f} tok/s by memory bandwidth (predicted)")
+    if found.engine_bytes:
+        print(f"engine      {_engine(found)} (predicted)")
+    if found.decode:
+        print(f"decode      at most {_rates(found)}, by memory bandwidth (predicted)")
+    for by, models in groupby(found.published, lambda each: each.by):
+        rates = ", ".join(f"{each.model} {each.tokens_per_second:g}" for each in models)
+        print(f"published   {rates} tok/s on it, by {by}")
     for line in found.requantized:
         print(f"again       {line}")
     for line in found.slow:
         print(f"slow        {line}")
+
+
+def _engine(found: Plan) -> str:
+    """Of what the target makes of the file."""
+    made = f"{_size(found.engine_bytes)}, made on the target in {_size(found.prepare_bytes)}"
+    return made + (", which is more than it has" if found.prepare_bytes > found.memory else "")
+
+
+def _rates(found: Plan) -> str:
+    """The rate of an empty cache, and of some that are not."""
+    first, *deeper = found.decode
+    after = [f"{each.tokens_per_second:,.0f} after {each.depth:,}" for each in deeper]
+    return ", ".join([f"{first.tokens_per_second:,.0f} tok/s", *after])
 
 
 def _size(count: int) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arkinfer import ir
+from arkinfer.backend import Footprint, Predictor
 from arkinfer.compiler.by_recipe import model_by, options_by
 from arkinfer.compiler.calibration.estimate import (
     calibration_seconds,
@@ -24,6 +25,7 @@ from arkinfer.compiler.calibration.estimate import (
     rounding_rate,
 )
 from arkinfer.compiler.calibration.text import TextOptions
+from arkinfer.compiler.decode_rate import DecodeRate, decode_rates
 from arkinfer.compiler.golden import SHORT, TYPICAL, long_length, predicted_bytes
 from arkinfer.compiler.kv_scales import TOKENS
 from arkinfer.compiler.options import BuildOptions
@@ -42,6 +44,7 @@ from arkinfer.models.config import ModelConfig
 from arkinfer.packing import QuantizedTensor, Scheme
 from arkinfer.quality.measure import token_count
 from arkinfer.runtime.footprint import run_bytes
+from arkinfer.targets import Published
 from arkinfer.verify.golden import ENTRY as GOLDEN
 
 if TYPE_CHECKING:
@@ -74,14 +77,17 @@ class Plan:
         kv: how the key-value cache is kept.
         artifact_bytes: size of the file.
         weight_bytes: of it, what the first backend loads.
-        kv_bytes: key-value cache at the full context.
+        kv_bytes: key-value cache at the full context, as the first backend keeps it.
         kv_bytes_per_token: of one token.
         run_bytes: resident memory of a run at the full context.
         build_bytes: resident memory of the build.
         build_seconds: of the build on this machine.
         largest_context: tokens that the target's memory holds, at most what the model reaches.
         memory: the target's memory, in bytes.
-        decode_tokens_per_second: at an empty cache, if memory bandwidth were all; None: unknown.
+        decode: at some depths, if memory bandwidth were all; nothing: it is not known.
+        engine_bytes: of what the target makes of the file before it runs it; 0: it makes nothing.
+        prepare_bytes: memory that making it takes there.
+        published: what others measured on the target.
         slow: a sentence for everything that would take a slow path.
         requantized: a sentence for each kind of matrix that would be quantized once more.
         recipe: name and SHA-256 of the recipe; None: there was none.
@@ -103,14 +109,17 @@ class Plan:
     build_seconds: float
     largest_context: int
     memory: int
-    decode_tokens_per_second: float | None
+    decode: tuple[DecodeRate, ...]
+    engine_bytes: int
+    prepare_bytes: int
+    published: tuple[Published, ...]
     slow: tuple[str, ...]
     requantized: tuple[str, ...] = ()
     recipe: dict[str, str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for `--json`."""
-        return asdict(self)
+        return {**asdict(self), "published": [each.model_dump() for each in self.published]}
 
 
 def plan(
@@ -157,10 +166,9 @@ def plan(
     entries |= _texts(checkpoint)
     entries[GOLDEN] = predicted_bytes(_known_values(lowered), config.vocab_size)
     sections = [_measure(each, config, length, options, entries) for each in lowered]
-    per_token = _kv_bytes_per_token(module)
     weight_bytes = sum(entries[name] for name in sections[0].own)
     memory = options.target.total_memory()
-    base = run_bytes(weight_bytes, 0)
+    device = _footprint(lowered[0], weight_bytes)
     passes = _golden(module, length) + _judging(module, length)
     passes += _calibration(module) if options.kv == "int8" else 0.0
     if options.quant.method is not None and options.quant.linear is not None:
@@ -176,19 +184,23 @@ def plan(
         quant=options.quant.name,
         parameters=config.num_parameters,
         context=length,
-        kv=options.kv,
+        kv=device.caches or options.kv,
         artifact_bytes=_file_size(entries),
         weight_bytes=weight_bytes,
-        kv_bytes=per_token * length,
-        kv_bytes_per_token=per_token,
-        run_bytes=base + per_token * length,
+        kv_bytes=device.per_token * length,
+        kv_bytes_per_token=device.per_token,
+        run_bytes=device.run + device.per_token * length,
         build_bytes=build_memory(config, options.kv, options.calibration_bytes(config)),
         build_seconds=round(_seconds(lowered, config) + passes, 1),
         largest_context=max(
-            0, min(config.max_position_embeddings, (memory - base) // max(per_token, 1))
+            0,
+            min(config.max_position_embeddings, (memory - device.run) // max(device.per_token, 1)),
         ),
         memory=memory,
-        decode_tokens_per_second=_roofline(options.target.bandwidth, lowered[0]),
+        decode=decode_rates(options.target.bandwidth, device.per_step, device.per_token, length),
+        engine_bytes=device.engine,
+        prepare_bytes=device.prepare,
+        published=options.target.published,
         slow=tuple(line for each in lowered for line in each.placement.slow_lines()),
         requantized=sentences(options.again(config, schemes)),
         recipe=None if options.recipe is None else options.recipe.facts(),
@@ -275,11 +287,19 @@ def _file_size(entries: dict[str, int]) -> int:
     return end + sum(74 + len(name) for name in sizes) + 98
 
 
-def _kv_bytes_per_token(module: ir.Module) -> int:
-    caches = [v.type for v in module.functions["step"].inputs if isinstance(v.type, ir.CacheType)]
-    return sum(
+def _footprint(lowered: Lowered, loaded: int) -> Footprint:
+    """What the backend predicts, else its weights and the caches as they stand in the IR."""
+    if isinstance(lowered.compiler, Predictor):
+        return lowered.compiler.footprint(lowered.module, loaded)
+    inputs = lowered.module.functions["step"].inputs
+    caches = [value.type for value in inputs if isinstance(value.type, ir.CacheType)]
+    per_token = sum(
         ir.DTYPES[kind.dtype].itemsize * math.prod(d for d in kind.shape if isinstance(d, int))
         for kind in caches
+    )
+    products = [w for n in lowered.module.nodes() if n.op.endswith(".linear") for w in n.weights]
+    return Footprint(
+        run=run_bytes(loaded, 0), per_token=per_token, per_step=sum(map(nbytes, products))
     )
 
 
@@ -342,9 +362,3 @@ def _slowness() -> float:
     for number in range(400_000):
         total += number % 7
     return max(0.3, (time.perf_counter() - began) / 0.020)
-
-
-def _roofline(bandwidth: float, lowered: Lowered) -> float | None:
-    linears = [w for n in lowered.module.nodes() if n.op.endswith(".linear") for w in n.weights]
-    read = sum(map(nbytes, linears))
-    return round(bandwidth / read, 1) if bandwidth and read else None

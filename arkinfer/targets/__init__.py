@@ -1,5 +1,5 @@
 """Targets: what a build is for. One TOML file per target beside this one. Knows no backend."""
 
-from arkinfer.targets.target import Target, load_target, target_names
+from arkinfer.targets.target import Published, Target, load_target, target_names
 
-__all__ = ["Target", "load_target", "target_names"]
+__all__ = ["Published", "Target", "load_target", "target_names"]

@@ -22,29 +22,52 @@ _LONGEST = 32 << 10
 """Bytes of a target file; those that come with arkinfer have 300."""
 
 
+class Published(BaseModel):
+    """What somebody measured on a target, to hold predictions against.
+
+    Attributes:
+        model: which model, in which form.
+        tokens_per_second: that it decoded, one sequence at a time with a nearly empty cache.
+        by: the engine, and the system that it ran on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    tokens_per_second: float = Field(gt=0, le=1e6)
+    by: str
+
+
 class Target(BaseModel):
     """One kind of machine.
 
     Attributes:
         name: the file's name.
         summary: what it is, in a few words.
+        family: whose recipes it takes, the name of another target; "": its own.
         arch: as `platform.machine()` says it; "host" is replaced by this machine's.
         isa: instruction-set extensions that code may use beyond the architecture's baseline;
             ("host",) stands for whatever this machine has.
         backends: in order of preference; the first compiles unless another one is asked for.
-        memory: bytes that the target has; 0: as many as this machine.
-        bandwidth: bytes per second from memory, for predictions; 0: unknown.
+        memory: bytes that the model can be in, of the GPU where it runs there; 0: as many as this
+            machine has.
+        bandwidth: bytes per second from that memory, for predictions; 0: unknown.
+        sm: the GPU's compute capability times ten, as CUDA's tools write it; 0: no GPU.
+        published: measurements of others.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     summary: str
+    family: str = ""
     arch: str
     isa: tuple[str, ...] = ()
     backends: tuple[str, ...] = Field(min_length=1)
     memory: int = Field(default=0, ge=0, le=1 << 60)
     bandwidth: float = Field(default=0.0, ge=0, le=1e18)
+    sm: int = Field(default=0, ge=0, le=999)
+    published: tuple[Published, ...] = ()
 
     def total_memory(self) -> int:
         """Bytes of memory on the target; this machine's where the target is this machine."""

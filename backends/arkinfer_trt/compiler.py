@@ -10,10 +10,11 @@ from typing import cast
 
 from arkinfer import ir
 from arkinfer.artifact import SECTION_IR
-from arkinfer.backend import SectionWriter, Support
+from arkinfer.backend import Footprint, SectionWriter, Support
 from arkinfer.errors import UnsupportedError
 from arkinfer.targets import Target
 from arkinfer_trt import support
+from arkinfer_trt.footprint import footprint
 from arkinfer_trt.graph import OPSET, Graph
 from arkinfer_trt.lowering import LENGTH, POSITIONS, ROWS, TOKENS, Lowering
 from arkinfer_trt.weights import Initializers
@@ -35,6 +36,10 @@ class TensorRTCompiler:
     def supports(self, node: ir.Node, target: Target) -> Support:
         """By the table of `support.py`."""
         return support.supports(node, target)
+
+    def footprint(self, module: ir.Module, loaded: int) -> Footprint:
+        """Of the engine that the board makes, and of making it."""
+        return footprint(module, loaded, self.dtype)
 
     def compile(self, module: ir.Module, target: Target, out: SectionWriter) -> None:
         """Writes the network, and the facts that a board needs to finish it.

@@ -15,8 +15,10 @@ from arkinfer.frontend.checkpoint import open_checkpoint
 from arkinfer.frontend.dense import dense_module
 from arkinfer.frontend.trace import trace
 from arkinfer.ir import parse_module, print_module
+from arkinfer.models.config import parse_config
 from arkinfer.passes import run_pipeline, standard_pipeline
 from arkinfer.quant import parse_quant
+from arkinfer.targets import load_target
 from arkinfer.testing import FAMILY, family, make_checkpoint, preset
 
 
@@ -72,8 +74,39 @@ def test_memory_bounds_the_context(tmp_path: Path) -> None:
     assert 0 < board.largest_context < board.context
     room = board.memory - (board.run_bytes - board.kv_bytes)
     assert board.largest_context == room // board.kv_bytes_per_token
-    assert board.decode_tokens_per_second is not None
-    assert np.isclose(board.decode_tokens_per_second, 102e9 / 4.2e9, rtol=0.15)
+    assert [each.depth for each in board.decode] == [0, 4096, 32768, board.context]
+    rates = [each.tokens_per_second for each in board.decode]
+    assert np.isclose(rates[0], 102e9 / 4.2e9, rtol=0.15)
+    assert rates == sorted(rates, reverse=True)
+    assert (board.engine_bytes, board.prepare_bytes) == (0, 0)  # nothing to finish
+
+
+@pytest.mark.parametrize(
+    ("target", "published", "too_small"),
+    [("jetson-agx-orin-64gb", 4, False), ("jetson-orin-nano-8gb", 2, True), ("rtx-4090", 0, False)],
+)
+def test_a_board_finishes_its_engine(
+    tmp_path: Path, target: str, published: int, too_small: bool
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(preset("minicpm4-8b")))
+    found = plan(tmp_path, target=target, quant="int4-g128", embedding="int4-g128")
+    assert found.kv == "fp16"
+    config = parse_config(preset("minicpm4-8b"))
+    numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    assert found.kv_bytes_per_token == 2 * numbers
+    assert found.weight_bytes < found.engine_bytes < 1.1 * found.weight_bytes
+    assert (found.prepare_bytes > found.memory) == too_small
+    assert len(found.published) == published
+    # What a token reads: all linears, and the head; the embedding's table it does not.
+    products = config.num_parameters - config.vocab_size * config.hidden_size
+    bandwidth = load_target(target).bandwidth
+    assert found.decode[0].tokens_per_second == pytest.approx(
+        bandwidth / (products * (4 + 16 / 128) / 8), rel=0.01
+    )
+    for each in found.published:  # nobody beats the roofline of a model of that size
+        if each.model.startswith("Qwen3-8B"):
+            assert each.tokens_per_second < found.decode[0].tokens_per_second
+    assert json.loads(json.dumps(found.to_json()))["decode"][0]["depth"] == 0
 
 
 def test_a_plan_refuses_what_a_build_refuses(tmp_path: Path) -> None:

@@ -107,6 +107,8 @@ def test_a_name_without_target_takes_the_one_asked_for():
     found = options("minicpm4-8b", target="jetson-orin")
     assert (found.recipe.name, found.target.name) == ("minicpm4-8b/jetson-orin", "jetson-orin")
     assert options("minicpm4-8b/cpu", target="jetson-orin").target.name == "jetson-orin"
+    board = options("minicpm4-8b", target="jetson-agx-orin-64gb")
+    assert (board.recipe.name, board.target.name) == (found.recipe.name, "jetson-agx-orin-64gb")
 
 
 def test_a_recipe_names_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

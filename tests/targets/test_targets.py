@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import re
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,38 @@ def test_targets_name_backends_that_exist(name: str) -> None:
     assert target.total_memory() > 1 << 30
 
 
+def test_families_are_targets_themselves() -> None:
+    targets = [load_target(name) for name in target_names()]
+    for target in targets:
+        if target.family:
+            head = load_target(target.family)
+            assert (head.family, head.backends, head.sm) == ("", target.backends, target.sm)
+            assert head.memory <= target.memory
+
+
+@pytest.mark.parametrize(
+    ("name", "sm", "gigabytes"),
+    [
+        ("jetson-agx-orin-64gb", 87, 64),
+        ("jetson-agx-orin-32gb", 87, 32),
+        ("jetson-orin-nx-16gb", 87, 16),
+        ("jetson-orin-nx-8gb", 87, 8),
+        ("jetson-orin-nano-8gb", 87, 8),
+        ("jetson-orin", 87, 8),
+    ],
+)
+def test_jetson_boards(name: str, sm: int, gigabytes: int) -> None:
+    target = load_target(name)
+    assert (target.sm, target.memory, target.arch) == (sm, gigabytes << 30, "aarch64")
+    assert 60e9 < target.bandwidth < 205e9
+
+
+def test_the_documentation_lists_every_target() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "targets.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE)
+    assert sorted(rows) == target_names()
+
+
 def test_cpu_is_this_machine() -> None:
     target = load_target("cpu")
     assert target.arch == platform.machine()
@@ -29,5 +63,7 @@ def test_an_unknown_target_offers_the_nearest() -> None:
     with pytest.raises(UsageError) as error:
         load_target("jetson-orn")
     assert str(error.value) == (
-        'There is no target "jetson-orn". Did you mean "jetson-orin"? Known: cpu, jetson-orin.'
+        'There is no target "jetson-orn". Did you mean "jetson-orin"? Known: '
+        + ", ".join(target_names())
+        + "."
     )
