@@ -135,7 +135,7 @@ def load_recipe(name: str | Path, target: str | None = None) -> Recipe:
 
     Args:
         name: `minicpm4-8b/cpu`, `minicpm4-8b` or a path.
-        target: completes a name that has none, itself or its family; None: `cpu`.
+        target: completes a name that has none (or whose recipes it takes does); None: `cpu`.
 
     Raises:
         UsageError: there is no such recipe or file, or it is none.
@@ -143,7 +143,7 @@ def load_recipe(name: str | Path, target: str | None = None) -> Recipe:
     """
     text = str(name)
     if not text.endswith(".toml"):
-        full = text if "/" in text else f"{text}/{_kind(target or 'cpu')}"
+        full = text if "/" in text else f"{text}/{_owner(target or 'cpu')}"
         return parse_recipe(full, recipe_text(full))
     try:
         with open(text, "rb") as stream:
@@ -155,9 +155,9 @@ def load_recipe(name: str | Path, target: str | None = None) -> Recipe:
         raise ResourceError(f'"{text}" cannot be read', why, "Check its permissions") from error
 
 
-def _kind(target: str) -> str:
-    """What recipes call a target: boards of a family share theirs."""
-    return load_target(target).family or target
+def _owner(target: str) -> str:
+    """The target whose recipes another one takes: boards share theirs."""
+    return load_target(target).recipes or target
 
 
 def parse_recipe(name: str, data: bytes) -> Recipe:

@@ -44,7 +44,7 @@ class Target(BaseModel):
     Attributes:
         name: the file's name.
         summary: what it is, in a few words.
-        family: whose recipes it takes, the name of another target; "": its own.
+        recipes: the target whose recipes it takes; "": it has its own.
         arch: as `platform.machine()` says it; "host" is replaced by this machine's.
         isa: instruction-set extensions that code may use beyond the architecture's baseline;
             ("host",) stands for whatever this machine has.
@@ -60,7 +60,7 @@ class Target(BaseModel):
 
     name: str
     summary: str
-    family: str = ""
+    recipes: str = ""
     arch: str
     isa: tuple[str, ...] = ()
     backends: tuple[str, ...] = Field(min_length=1)

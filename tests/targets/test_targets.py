@@ -21,13 +21,13 @@ def test_targets_name_backends_that_exist(name: str) -> None:
     assert target.total_memory() > 1 << 30
 
 
-def test_families_are_targets_themselves() -> None:
+def test_recipes_are_shared_by_targets_that_run_them_alike() -> None:
     targets = [load_target(name) for name in target_names()]
     for target in targets:
-        if target.family:
-            head = load_target(target.family)
-            assert (head.family, head.backends, head.sm) == ("", target.backends, target.sm)
-            assert head.memory <= target.memory
+        if target.recipes:
+            owner = load_target(target.recipes)
+            assert (owner.recipes, owner.backends) == ("", target.backends)
+            assert owner.memory <= target.memory
 
 
 @pytest.mark.parametrize(
