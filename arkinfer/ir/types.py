@@ -144,6 +144,7 @@ class TensorType:
 class CacheType:
     """`cache<f32>[S, 2, 64]`: the keys or values of one layer, [tokens, kv heads, head_dim].
 
+    `cache<i8>[S, 2, 64]`: their codes; `cache<f32>[S, 2, 1]`: the scales of these, per token.
     A value like any other in the IR; a backend may update it in place.
     """
 

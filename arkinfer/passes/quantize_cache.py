@@ -1,16 +1,25 @@
-"""Turns float caches into int8 ones with a static scale per channel. Knows no calibration."""
+"""Turns float caches into int8 ones, with scales per token or per channel. Knows no calibration."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from arkinfer import ir
-from arkinfer.errors import UnsupportedError
-from arkinfer.ir import CacheType, TensorType, Value, Weight
+from arkinfer.errors import UnsupportedError, UsageError, nearest
+from arkinfer.ir import CacheType, Function, Module, Node, Operand, TensorType, Value, Weight
+
+TOKEN, CHANNEL = "token", "channel"
+"""What has a scale: each token's row of each head, found when it is appended and kept beside it;
+or each channel of each head, from calibration."""
 
 PREFIX = "cache_scales."
-"""Scales are leaf symbols `cache_scales.k0`, f32 [kv heads, head_dim], from calibration."""
+"""Scales per channel are leaf symbols `cache_scales.k0`, f32 [kv heads, head_dim]."""
+
+SUFFIX = ".scale"
+"""Scales per token are caches `k0.scale`, f32 [S, kv heads, 1], behind those that they scale."""
+
+_SCALES = {"cache.append": 2, "attn.dense": 3}
+"""From which operand on an op takes scales."""
 
 
 @dataclass(frozen=True)
@@ -21,51 +30,75 @@ class QuantizeCache:
         UnsupportedError: something else than appends and dense attention uses a cache.
     """
 
+    scales: str = CHANNEL
     name = "quantize-cache"
 
-    def run(self, module: ir.Module) -> bool:
+    def run(self, module: Module) -> bool:
+        if self.scales not in (TOKEN, CHANNEL):
+            known = nearest(self.scales, (TOKEN, CHANNEL))
+            raise UsageError(f'A cache has no scales per "{self.scales}"', "", known)
         changed = False
         for function in module.functions.values():
             users = function.users()
-            caches = [v for v in function.inputs if _is_float_cache(v) and users[v]]
+            caches = [v for v in function.inputs if _is_float_cache(v, users[v])]
             appends = {past: _append(past, users) for past in caches}
-            scales = {a.result: _quantize(module, past, a) for past, a in appends.items()}
+            scales = {
+                append.results[0]: self._quantize(module, function, past, append)
+                for past, append in appends.items()
+            }
             for node in function.nodes:
                 if node.op == "attn.dense" and node.values[1] in scales:
                     node.operands += [scales[cache] for cache in node.values[1:]]
             changed |= bool(caches)
         return changed
 
+    def _quantize(self, module: Module, function: Function, past: Value, append: Node) -> Operand:
+        """Retypes a cache before and after its append; what attention reads it with."""
+        old, new = past.type, append.result
+        past.type, new.type = CacheType("i8", old.shape), CacheType("i8", new.type.shape)
+        if self.scales == TOKEN:
+            return _token_scales(function, past, append)
+        scale = module.add_weight(Weight(f"{PREFIX}{past.name}", TensorType("f32", old.shape[1:])))
+        append.operands.append(scale)
+        return scale
 
-def _is_float_cache(value: Value) -> bool:
-    return isinstance(value.type, CacheType) and value.type.dtype != "i8"
+
+def _token_scales(function: Function, past: Value, append: Node) -> Value:
+    """Gives a cache one more for its scales, as input, operand, result and output."""
+    codes, name = append.result, f"{past.name}{SUFFIX}"
+    old = Value(CacheType("f32", (*past.type.shape[:2], 1)), name)
+    new = Value(CacheType("f32", (*codes.type.shape[:2], 1)), producer=append)
+    function.inputs.insert(function.inputs.index(past) + 1, old)
+    append.operands.append(old)
+    append.results.append(new)
+    if codes in function.outputs:
+        place = function.outputs.index(codes) + 1
+        function.outputs.insert(place, new)
+        function.output_names.insert(place, name)
+    return new
 
 
-def _append(past: Value, users: Mapping[Value, list[ir.Node]]) -> ir.Node:
+def _is_float_cache(value: Value, users: list[Node]) -> bool:
+    """Of keys or values, and used; scales are kept as floats, too."""
+    is_float = isinstance(value.type, CacheType) and value.type.dtype != "i8"
+    return is_float and any(value not in user.operands[_SCALES.get(user.op, 9) :] for user in users)
+
+
+def _append(past: Value, users: Mapping[Value, list[Node]]) -> Node:
     """The one node that appends to a cache; what it returns goes to attention alone."""
+    for node in users[past]:
+        if node.op != "cache.append":
+            raise _misfit(past, node)
     (append,) = users[past]  # the verifier allows no more
-    if append.op != "cache.append":
-        raise _misfit(past, append)
     for node in users[append.result]:
         if node.op != "attn.dense":
             raise _misfit(past, node)
     return append
 
 
-def _misfit(past: Value, node: ir.Node) -> UnsupportedError:
+def _misfit(past: Value, node: Node) -> UnsupportedError:
     return UnsupportedError(
         f"The cache {past.name} cannot be kept in int8",
         f"{node.op} at {node.loc or 'an unnamed place'} reads it, which takes floats only",
         "Keep the cache in fp32",
     )
-
-
-def _quantize(module: ir.Module, past: Value, append: ir.Node) -> Weight:
-    """Retypes a cache before and after its append; returns its scales."""
-    old = past.type
-    assert isinstance(old, CacheType)
-    scale = module.add_weight(Weight(f"{PREFIX}{past.name}", TensorType("f32", old.shape[1:])))
-    past.type = CacheType("i8", old.shape)
-    append.result.type = CacheType("i8", append.result.type.shape)
-    append.operands.append(scale)
-    return scale

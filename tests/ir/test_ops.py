@@ -74,6 +74,16 @@ def _append_int8(cache: Array, rows: Array, scale: Array) -> Array:
     return np.concatenate([cache, new])
 
 
+def _append_by_token(cache: Array, rows: Array, kept: Array) -> tuple[Array, Array]:
+    """Row by row: the largest magnitude becomes 127."""
+    scales = np.empty((*rows.shape[:2], 1))
+    for t, head in np.ndindex(*rows.shape[:2]):
+        scales[t, head] = max(abs(float(x)) for x in rows[t, head]) / 127
+    for row, scale in zip(rows, scales, strict=True):
+        cache = _append_int8(cache, row[None], np.repeat(scale, rows.shape[-1], axis=1))
+    return cache, np.concatenate([kept, scales])
+
+
 def _sdpa(q: Array, k: Array, v: Array, mask: Array) -> torch.Tensor:
     return F.scaled_dot_product_attention(
         _t(q)[None], _t(k)[None], _t(v)[None], attn_mask=_t(mask), scale=0.3, enable_gqa=True
@@ -124,6 +134,7 @@ TRUE_CASES: dict[str, list[Case]] = {
     "cache.append": [
         Case(["cache<f32>[S, 2, 4]", "f32[T, 2, 4]"], lambda c, r: torch.cat((_t(c), _t(r)))),
         Case(["cache<i8>[S, 2, 4]", "f32[T, 2, 4]", "f32[2, 4]"], _append_int8),
+        Case(["cache<i8>[S, 2, 4]", "f32[T, 2, 4]", "cache<f32>[S, 2, 1]"], _append_by_token),
     ],
     "attn.dense": [
         Case(["f32[T, 4, 8]", "cache<f32>[L, 2, 8]", "cache<f32>[L, 2, 8]"], _dense,
@@ -133,6 +144,9 @@ TRUE_CASES: dict[str, list[Case]] = {
         Case(["f32[1, 2, 4]", "cache<f32>[L, 2, 4]", "cache<f32>[L, 2, 4]"], _dense,
              {"scale": 0.25}),
         Case(["f32[T, 4, 8]", "cache<i8>[L, 2, 8]", "cache<i8>[L, 2, 8]", "f32[2, 8]", "f32[2, 8]"],
+             lambda q, k, v, a, b: _dense(q, k * a, v * b), {"scale": 0.25}),
+        Case(["f32[T, 4, 8]", "cache<i8>[L, 2, 8]", "cache<i8>[L, 2, 8]",
+              "cache<f32>[L, 2, 1]", "cache<f32>[L, 2, 1]"],
              lambda q, k, v, a, b: _dense(q, k * a, v * b), {"scale": 0.25}),
     ],
     "tensor.neg": [Case(["f32[T, 8]"], lambda x: torch.neg(_t(x)))],
@@ -235,17 +249,18 @@ def test_ref_is_the_meaning(op: str, case: Case, dtype: type) -> None:
         x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype == np.float32 else x
         for x in operands
     ]
-    (result,) = cls.ref(computed, bound(attributes))
-    (declared,) = ir.infer_types(op, types, attributes)
-    assert result.shape == tuple(evaluate(d, SYMBOLS) for d in declared.shape)
-    assert isinstance(declared, ir.TensorType | ir.CacheType)
-    kind = ir.DTYPES[declared.dtype]
-    assert result.dtype == kind if kind.kind in "biu" else result.dtype in (np.float32, np.float64)
-    expected = np.asarray(case.meaning(*(plain(x) for x in operands)))
-    exact = result.dtype.kind in "biu"
-    np.testing.assert_allclose(
-        result, expected, rtol=0 if exact else 2e-5, atol=0 if exact else 1e-6
-    )
+    results = cls.ref(computed, bound(attributes))
+    meant = case.meaning(*(plain(x) for x in operands))
+    expected = meant if isinstance(meant, tuple) else (meant,)
+    declared = ir.infer_types(op, types, attributes)
+    for result, wanted, kind in zip(results, expected, declared, strict=True):
+        assert result.shape == tuple(evaluate(d, SYMBOLS) for d in kind.shape)
+        assert isinstance(kind, ir.TensorType | ir.CacheType)
+        dtype = ir.DTYPES[kind.dtype]
+        exact = dtype.kind in "biu"
+        assert result.dtype == dtype if exact else result.dtype in (np.float32, np.float64)
+        rtol, atol = (0, 0) if exact else (2e-5, 1e-6)
+        np.testing.assert_allclose(result, np.asarray(wanted), rtol=rtol, atol=atol)
 
 
 def test_no_op_is_left_out() -> None:

@@ -136,6 +136,21 @@ def test_a_node_that_breaks_its_rule(line: str, why: str) -> None:
             "attn.dense: a cache<i8>[S, 2, 4] takes 2 scales, not 1",
         ),
         (
+            "%x: f32[T, 2, 4], %k: cache<i8>[S, 2, 4], %s: cache<f32>[S, 2, 4]",
+            "%0, %1 = cache.append(%k, %x, %s) : cache<i8>[S + T, 2, 4], cache<f32>[S + T, 2, 4]",
+            "scale is cache<f32>[S, 2, 4], the cache is cache<i8>[S, 2, 4]",
+        ),
+        (
+            "%x: f32[T, 2, 4], %k: cache<i8>[S, 2, 4], %s: cache<f32>[L, 2, 1]",
+            "%0, %1 = cache.append(%k, %x, %s) : cache<i8>[S + T, 2, 4], cache<f32>[L + T, 2, 1]",
+            "scale is cache<f32>[L, 2, 1], the cache is cache<i8>[S, 2, 4]",
+        ),
+        (
+            "%x: f32[T, 2, 4], %k: cache<i8>[S, 2, 4], %s: cache<f32>[S, 2, 1], %c: f32[2, 4]",
+            "%0 = attn.dense(%x, %k, %k, %s, %c) {scale = 1.0} : f32[T, 2, 4]",
+            "attn.dense: one of its caches has scales per channel, the other per token",
+        ),
+        (
             "%x: f32[T, 2, 4], %p: i64[S], %f: f32[2]",
             "%0 = nn.rope(%x, %p, %f) {factor = 1.0} : f32[T, 2, 4]",
             "x is f32[T, 2, 4], positions are i64[S]",
@@ -268,3 +283,11 @@ def test_every_single_change_of_a_type_is_caught() -> None:
         refusal(module)
         value.type = right
     ir.verify_module(module)
+
+
+def test_scales_of_a_cache_are_not_used_after_it_was_appended_to() -> None:
+    inputs = "%x: f32[T, 2, 4], %k: cache<i8>[S, 2, 4], %s: cache<f32>[S, 2, 1]"
+    append = "%0, %1 = cache.append(%k, %x, %s) : cache<i8>[S + T, 2, 4], cache<f32>[S + T, 2, 1]"
+    ir.verify_module(function(append, inputs=inputs))
+    read = "%2 = attn.dense(%x, %k, %k, %s, %s) {scale = 1.0} : f32[T, 2, 4]"
+    assert refusal(function(append, read, inputs=inputs)).why == "the cache was appended to before."

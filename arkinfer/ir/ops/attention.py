@@ -10,13 +10,18 @@ import numpy as np
 from arkinfer.ir.ops.base import Array, Op, cache, float_tensor, need
 from arkinfer.ir.types import CacheType, TensorType, Type, add_dims
 
+LEAST_SCALE = float(np.finfo(np.float32).tiny)
+"""Of a row: one of zeros is no reason to divide by them, and no scale is less exact than others."""
+
 
 class Append(Op):
     """The cache with new rows at its end: cache [S, N, D], f32 [T, N, D] -> cache [S + T, N, D].
 
-    A cache<i8> takes one more operand, f32 scales [N, D], and holds round(rows / scale), ties to
-    even, cut off at -128 and 127 (ONNX's QuantizeLinear without zero point). A backend may append
-    in place: the old cache has no other user.
+    A cache<i8> holds codes, and takes their scales as one more operand. These are given, f32
+    [N, D], one per channel; or they are a cache of their own, cache<f32> [S, N, 1], one per token
+    and head: each row gets max|row| / 127, and the longer cache of scales is a second result.
+    Codes are round(rows / scale), ties to even, cut off at -128 and 127 (ONNX's QuantizeLinear
+    without zero point). A backend may append in place: the old caches have no other user.
     """
 
     name = "cache.append"
@@ -27,14 +32,28 @@ class Append(Op):
         old, rows = cache(cls, "cache", types[0]), float_tensor(cls, "rows", types[1], rank=3)
         need(old.shape[1:] == rows.shape[1:], cls, f"cache is {old}, rows are {rows}")
         _need_scales(cls, old, types[2:], 1)
-        return [CacheType(old.dtype, (add_dims(old.shape[0], rows.shape[0]), *old.shape[1:]))]
+        length = add_dims(old.shape[0], rows.shape[0])
+        grown = [old, *(kind for kind in types[2:] if isinstance(kind, CacheType))]
+        return [CacheType(kind.dtype, (length, *kind.shape[1:])) for kind in grown]
 
     @classmethod
     def ref(cls, operands: Sequence[Array], attributes: Mapping[str, Any]) -> list[Array]:
-        old, rows, *scale = operands
-        if scale:
-            rows = np.clip(np.rint(rows / scale[0].astype(rows.dtype)), -128, 127)
-        return [np.concatenate((old, rows.astype(old.dtype, copy=False)), axis=0)]
+        old, rows, *scales = operands
+        if not scales:
+            return [_joined(old, rows)]
+        if scales[0].ndim == 2:
+            return [_joined(old, _codes(rows, scales[0].astype(rows.dtype)))]
+        fresh = np.maximum(np.abs(rows).max(axis=-1, keepdims=True) / 127, LEAST_SCALE)
+        fresh = fresh.astype(rows.dtype)
+        return [_joined(old, _codes(rows, fresh)), _joined(scales[0], fresh)]
+
+
+def _codes(rows: Array, scale: Array) -> Array:
+    return np.clip(np.rint(rows / scale), -128, 127)
+
+
+def _joined(old: Array, rows: Array) -> Array:
+    return np.concatenate((old, rows.astype(old.dtype, copy=False)), axis=0)
 
 
 class Dense(Op):
@@ -42,7 +61,8 @@ class Dense(Op):
 
     f32 q [T, H, D], cache k and v [L, Hkv, D] with T <= L -> f32 [T, H, D]. Query head a reads
     kv head a // (H / Hkv); query row t sees cache rows 0 … L - T + t. Scores are multiplied by
-    `scale`. Caches of type i8 take two more operands, the scales of k and of v, f32 [Hkv, D].
+    `scale`. Caches of type i8 take two more operands, the scales of k and of v: f32 [Hkv, D] per
+    channel, or caches<f32> [L, Hkv, 1] per token and head.
     Source: Vaswani et al. 2017, eq. 1; Ainslie et al. 2023 (grouped queries).
     """
 
@@ -79,9 +99,15 @@ class Dense(Op):
 
 
 def _need_scales(op: type[Op], kind: CacheType, given: Sequence[Type], count: int) -> None:
-    """`count` scales for an i8 cache, none for any other."""
+    """`count` scales for an i8 cache, all per channel or all per token; none for any other."""
     wanted = count if kind.dtype == "i8" else 0
     need(len(given) == wanted, op, f"a {kind} takes {wanted} scales, not {len(given)}")
+    per_token = CacheType("f32", (*kind.shape[:2], 1))
     for scale in given:
-        found = float_tensor(op, "scale", scale, rank=2)
-        need(found.shape == kind.shape[1:], op, f"scale is {found}, the cache is {kind}")
+        if isinstance(scale, CacheType):
+            need(scale == per_token, op, f"scale is {scale}, the cache is {kind}")
+        else:
+            found = float_tensor(op, "scale", scale, rank=2)
+            need(found.shape == kind.shape[1:], op, f"scale is {found}, the cache is {kind}")
+    kinds = {type(scale) for scale in given}
+    need(len(kinds) < 2, op, "one of its caches has scales per channel, the other per token")
