@@ -114,15 +114,16 @@ class Lowering:
             if value in self._homes:
                 self._buffers[self._homes[value].buffer].last = len(self._calls)
         lower(node)
-        self._see(node.result)
+        for value in node.results:
+            self._see(value)
 
     def _see(self, value: ir.Value) -> None:
         """Notes where a value is from now on, for those that look at a step."""
         row = tuple(_fixed(d) for d in value.type.shape[1:])
         if value in self._caches:
-            place, count = Operand("cache", self._caches[value]), value.type.shape[0]
+            place, count = self._cached(value), value.type.shape[0]
             width, offset = math.prod(row), 0
-            dtype = self._shapes[self._caches[value]].dtype
+            dtype = self._shape(value).dtype
         else:
             home = self._homes[value]
             place, count = Operand("scratch", home.buffer), home.count
@@ -200,35 +201,49 @@ class Lowering:
         self._rowwise(node, kernel, residual=a, branch=b)
 
     def _cache_append(self, node: ir.Node) -> None:
-        cache, rows = node.values
-        index = self._caches[cache]
+        cache, rows, *scales = node.values
         home = self._homes[rows]
-        scale = {"scale": self._dense(node.weights[0])} if node.weights else {}
+        given: dict[str, Any] = {}
+        kernel: kernels.Kernel = kernels.Append(home.rows, self._shape(cache).dtype)
+        if scales:
+            kernel = kernels.AppendScaled(home.rows, self._shape(cache).heads)
+            given = {"scales": self._cached(scales[0])}
+        elif node.weights:
+            given = {"scale": self._dense(node.weights[0])}
         self._call(
-            kernels.Append(home.rows, self._shapes[index].dtype),
+            kernel,
             rows=home,
-            cache=Operand("cache", index),
-            **scale,
+            cache=self._cached(cache),
+            **given,
             start=self._count(cache.type.shape[0]),
             count=self._count(home.count),
         )
-        self._caches[node.result] = index
+        for old, new in zip((cache, *scales), node.results, strict=True):
+            self._caches[new] = self._caches[old]
 
     def _attn_dense(self, node: ir.Node) -> None:
-        q, k, v = node.values
+        q, k, v, *scales = node.values
         _, heads, size = (d if isinstance(d, int) else 0 for d in q.tensor.shape)
-        kv_heads, kind = _fixed(k.type.shape[1]), self._shapes[self._caches[k]].dtype
-        scale = _number(node, "scale")
-        scales = zip(("k_scale", "v_scale"), node.weights, strict=False)  # none, or two
+        given = [*map(self._cached, scales), *map(self._dense, node.weights)]  # none, or two
+        form = kernels.TOKEN if scales else kernels.CHANNEL if given else ""
+        kernel = kernels.Attention(
+            self._homes[q].rows, heads, self._shape(k).heads, size, _number(node, "scale"), form
+        )
         self._rowwise(
             node,
-            kernels.Attention(self._homes[q].rows, heads, kv_heads, size, scale, kind),
-            **{name: self._dense(weight) for name, weight in scales},
+            kernel,
+            **dict(zip(("k_scale", "v_scale"), given, strict=False)),
             q=q,
-            k=Operand("cache", self._caches[k]),
-            v=Operand("cache", self._caches[v]),
+            k=self._cached(k),
+            v=self._cached(v),
             length=self._count(k.type.shape[0]),
         )
+
+    def _shape(self, cache: ir.Value) -> Cache:
+        return self._shapes[self._caches[cache]]
+
+    def _cached(self, cache: ir.Value) -> Operand:
+        return Operand("cache", self._caches[cache])
 
     def _tensor_arange(self, node: ir.Node) -> None:
         start = cast("ir.Dim", node.attributes["start"])

@@ -47,7 +47,8 @@ class Operand:
 
 @dataclass(frozen=True)
 class Cache:
-    """The keys or values of a layer, [capacity, heads, size] of "float32" or "int8"."""
+    """The keys or values of a layer, [capacity, heads, size] of "float32" or "int8"; or the scales
+    of these, one a token and head: [capacity, heads, 1] of "float32"."""
 
     heads: int
     size: int

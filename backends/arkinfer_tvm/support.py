@@ -83,8 +83,9 @@ def _cache(node: ir.Node) -> Support:
     if other:
         return Support.no(f"its caches hold {' or '.join(CACHES)}, not {other.pop()}")
     for scale in node.operands[2 if node.op == "cache.append" else 3 :]:
-        if not isinstance(scale, ir.Weight) or getattr(scale.type, "dtype", "") != "f32":
-            return Support.no("the scales of its caches must be f32 weights")
+        known = isinstance(scale, ir.Weight) or isinstance(scale.type, ir.CacheType)
+        if not known or getattr(scale.type, "dtype", "") != "f32":
+            return Support.no("the scales of its caches must be f32 weights, or caches themselves")
     return Support.fast()
 
 

@@ -39,6 +39,7 @@ REFUSED: dict[str, set[str]] = {
     "onnxruntime": {
         *_ODD_BITS, "quant.linear int4-g32-min", "quant.embedding int4-g32-min",
         "quant.embedding int3-g32",
+        *(m.name for m in (*CACHED, *WHOLE) if m.cache == "token"),
     },
     "tvm": set(),
     "tensorrt": {
@@ -57,8 +58,8 @@ REFUSED: dict[str, set[str]] = {
 QUICK = {
     "tvm": {
         "nn.rope given factor", "attn.dense group 3 of 2", "quant.linear int4-g128-asym",
-        "quant.linear int4-g32-actorder", "attn.dense int8, group 8", "three layers",
-        "three layers int4", "llama int8",
+        "quant.linear int4-g32-actorder", "attn.dense int8, group 8",
+        "attn.dense int8 by token, group 8", "three layers", "three layers int4", "llama int8",
     },
 }  # fmt: skip
 """Where each model is compiled to machine code, those that every run of the tests builds; the

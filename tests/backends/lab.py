@@ -25,6 +25,7 @@ from arkinfer.compiler.prepare import Lowered, legalize
 from arkinfer.compiler.section import SectionWriter
 from arkinfer.compiler.weights import WeightStore
 from arkinfer.errors import DeviceError
+from arkinfer.ir.types import evaluate
 from arkinfer.models.config import ModelConfig, parse_config
 from arkinfer.packing import QuantizedTensor, Scheme, encode, parse_scheme
 from arkinfer.passes.quantize_cache import PREFIX, QuantizeCache
@@ -66,7 +67,7 @@ class Model:
         name: "op variation", or what the whole model is.
         changes: keys of config.json that differ from `BASE`.
         linear, embedding: schemes by name; None: not quantized.
-        cache: "f32", or "i8" with scales calibrated on some tokens.
+        cache: "f32"; or int8 with scales per "token", or per "channel", calibrated on some tokens.
         dtype: of the checkpoint.
         context, chunk: of the artifact, in tokens.
     """
@@ -87,8 +88,8 @@ class Model:
     @cached_property
     def module(self) -> ir.Module:
         module = self._dense()
-        if self.cache == "i8":
-            QuantizeCache().run(module)
+        if self.cache != "f32":
+            QuantizeCache(self.cache).run(module)
         return module
 
     def _dense(self) -> ir.Module:
@@ -104,7 +105,7 @@ class Model:
     @cached_property
     def leaves(self) -> Leaves:
         leaves = Leaves(self.config, self.context)
-        if self.cache == "i8":
+        if self.cache == "channel":
             module = self._dense()
             scales = cache_scales(
                 module, LabStore(module.weights, leaves), self.tokens(64, 99).tolist()
@@ -275,13 +276,7 @@ class Lab:
         key = (model.name, tokens.tobytes())
         if key not in self._answers:
             step = model.module.functions["step"]
-            heads = (model.config.num_key_value_heads, model.config.head_dim)
-            caches = {
-                value.name: np.zeros((0, *heads), ir.DTYPES[value.type.dtype])
-                for value in step.inputs
-                if isinstance(value.type, ir.CacheType)
-            }
-            inputs = {"tokens": tokens, "rows": np.arange(len(tokens)), **caches}
+            inputs = {"tokens": tokens, "rows": np.arange(len(tokens)), **empty_caches(step)}
             outputs = ir.run_function(step, inputs, model.store, dtype=np.float64)
             self._answers[key] = outputs["logits"]
         return self._answers[key]
@@ -289,6 +284,15 @@ class Lab:
     def close(self) -> None:
         for thing in reversed(self._closing):
             thing.close()
+
+
+def empty_caches(step: ir.Function) -> dict[str, Array]:
+    """Of a sequence without tokens, by name."""
+    kinds = {v.name: v.type for v in step.inputs if isinstance(v.type, ir.CacheType)}
+    return {
+        name: np.zeros([evaluate(d, {"S": 0}) for d in kind.shape], ir.DTYPES[kind.dtype])
+        for name, kind in kinds.items()
+    }
 
 
 def error(got: Array, expected: Array) -> float:

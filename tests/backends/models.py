@@ -58,9 +58,15 @@ QUANT_EMBEDDING = [
 ]  # fmt: skip
 
 CACHED = [
-    Model("cache.append int8", cache="i8"),
+    Model("cache.append int8", cache="channel"),
+    Model("cache.append int8 by token", cache="token"),
     Model("attn.dense int8, group 8", {
-        "num_attention_heads": 8, "num_key_value_heads": 1, "scale_depth": 4.0}, cache="i8"),
+        "num_attention_heads": 8, "num_key_value_heads": 1, "scale_depth": 4.0}, cache="channel"),
+    Model("attn.dense int8 by token, group 8", {
+        "num_attention_heads": 8, "num_key_value_heads": 1, "scale_depth": 4.0}, cache="token"),
+    Model("attn.dense int8 by token, head 64", {"head_dim": 64}, cache="token"),
+    Model("attn.dense int8 by token, head 128", {
+        "head_dim": 128, "num_attention_heads": 2}, cache="token"),
 ]  # fmt: skip
 
 WHOLE = [
@@ -77,7 +83,15 @@ WHOLE = [
         {"num_hidden_layers": 3, "rope_scaling": LONGROPE},
         linear="int4-g32",
         embedding="int8-g32",
-        cache="i8",
+        cache="channel",
+        dtype="bfloat16",
+    ),
+    Model(
+        "three layers int4, int8 cache by token",
+        {"num_hidden_layers": 3, "rope_scaling": LONGROPE},
+        linear="int4-g32",
+        embedding="int8-g32",
+        cache="token",
         dtype="bfloat16",
     ),
     Model("llama int8", LLAMA, linear="int8-row", embedding="int8-row", dtype="bfloat16"),

@@ -11,12 +11,15 @@ from arkinfer import ir
 from arkinfer.artifact import open_artifact
 from arkinfer.runtime.contract import LoadOptions
 from tests.backends.expectations import REFUSED, TOLERANCES
-from tests.backends.lab import ON_CPU, Lab, LabStore, Model
+from tests.backends.lab import ON_CPU, Lab, LabStore, Model, empty_caches
 from tests.backends.models import MODELS
 
 Array = np.ndarray[Any, Any]
 
-NAMES = ("three layers", "three layers int4", "three layers int4, int8 cache", "llama int8")
+NAMES = (
+    "three layers", "three layers int4", "three layers int4, int8 cache",
+    "three layers int4, int8 cache by token", "llama int8",
+)  # fmt: skip
 
 ALWAYS = ("nn.add", "nn.embedding", "nn.linear", "nn.rms_norm", "quant.embedding", "quant.linear")
 """Ops whose results every backend has in memory; others may be inside of its kernels."""
@@ -32,17 +35,11 @@ def oracle(module: ir.Module, model: Model, tokens: Array) -> dict[str, Array]:
     """Every value of a step from empty caches, float64, by name."""
     step = module.functions["step"]
     names, found = ir.value_names(step), dict[str, Array]()
-    heads = (model.config.num_key_value_heads, model.config.head_dim)
 
     def show(node: ir.Node, results: list[Array]) -> None:
         found.update(zip((names[value] for value in node.results), results, strict=True))
 
-    inputs = {
-        value.name: np.zeros((0, *heads), ir.DTYPES[value.type.dtype])
-        for value in step.inputs
-        if isinstance(value.type, ir.CacheType)
-    }
-    inputs |= {"tokens": tokens, "rows": np.arange(len(tokens))}
+    inputs = {"tokens": tokens, "rows": np.arange(len(tokens)), **empty_caches(step)}
     store = LabStore(module.weights, model.leaves)
     ir.run_function(step, inputs, store, dtype=np.float64, observe=show)
     return found

@@ -14,26 +14,31 @@ from hypothesis import strategies as st
 
 from arkinfer.errors import UsageError
 from arkinfer.runtime.contract import Executable, LoadOptions, State
-from tests.backends.expectations import TOLERANCES
+from tests.backends.expectations import REFUSED, TOLERANCES
 from tests.backends.lab import Lab, error
 from tests.backends.models import MODELS
 
 Array = npt.NDArray[Any]
 
 DENSE, QUANTIZED = MODELS["three layers"], MODELS["three layers int4"]
+CACHED = MODELS["three layers int4, int8 cache by token"]
 CONTEXT, CHUNK = DENSE.context, DENSE.chunk
 MODEL = QUANTIZED
 """Its tokens are the dense model's, too."""
 
 
-@pytest.fixture(params=["dense", "quantized"])
+@pytest.fixture(params=["dense", "quantized", "cached"])
 def runs(request: pytest.FixtureRequest, backend: str, lab: Lab) -> Runs:
-    """For tests of numbers: both models, each by its own measure of what is the same.
+    """For tests of numbers: three models, each by its own measure of what is the same.
 
     Two ways to the same logits may differ as much as one of them from the oracle.
     """
     if request.param == "dense":
         return Runs(lab.executable(backend, DENSE), TOLERANCES[backend].dense)
+    if request.param == "cached":
+        if CACHED.name in REFUSED[backend]:
+            pytest.skip("this backend keeps no scales per token")
+        return Runs(lab.executable(backend, CACHED), TOLERANCES[backend].quantized)
     return Runs(lab.executable(backend, QUANTIZED), TOLERANCES[backend].quantized)
 
 

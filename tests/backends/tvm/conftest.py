@@ -261,11 +261,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return _model("int4-g32, head int8-row", tmp_path_factory)
 
 
-@pytest.fixture(scope="session")
-def int8_caches(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """A model whose keys and values are kept in int8."""
+@pytest.fixture(scope="session", params=["token", "channel"])
+def int8_caches(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A model whose keys and values are kept in int8, with either kind of scales."""
     module = dense_module(config(num_key_value_heads=2), context=40, chunk=24)
-    QuantizeCache().run(module)
+    QuantizeCache(request.param).run(module)
     ir.verify_module(module)
     store = Store(module)
     path = tmp_path_factory.mktemp("tvm") / "int8.ark"

@@ -32,7 +32,7 @@ CPU = load_target("cpu")
 
 def node(op: str, *operands: Value | Weight, **attributes: Any) -> ir.Node:
     builder = Builder(ir.infer_types)
-    builder.add(op, *operands, **attributes)
+    builder.add_multi(op, *operands, **attributes)
     return builder.nodes[0]
 
 
@@ -48,8 +48,8 @@ def coded(name: str, rows: int = 8, columns: int = 64) -> Weight:
     return Weight("w", ir.QuantizedType(parse_scheme(name), (rows, columns)))
 
 
-def cache(dtype: str = "f32") -> Value:
-    return Value(CacheType(dtype, (dim("S"), 2, 8)), "c")
+def cache(dtype: str = "f32", size: int = 8) -> Value:
+    return Value(CacheType(dtype, (dim("S"), 2, size)), "c")
 
 
 @pytest.mark.parametrize("scheme", ["int4-g32", "int2-g64-asym", "int8-row-min", "int3-g32"])
@@ -76,6 +76,8 @@ def test_dense_ops_are_fast() -> None:
         node("attn.dense", q, cache(), cache(), scale=1.0),
         node("cache.append", cache("i8"), value("T", 2, 8), weight(2, 8)),
         node("attn.dense", q, cache("i8"), cache("i8"), weight(2, 8), weight(2, 8), scale=1.0),
+        node("cache.append", cache("i8"), value("T", 2, 8), cache(size=1)),
+        node("attn.dense", q, *[cache("i8")] * 2, *[cache(size=1)] * 2, scale=1.0),
         node("tensor.slice", q, axis=1, start=0, stop=2),
         node("tensor.slice", q, axis=-2, start=0, stop=2),
         node("tensor.reshape", q, shape=(dim("T"), 32)),
@@ -105,9 +107,9 @@ def test_dense_ops_are_fast() -> None:
         (node("attn.dense", value("T", 4, 8), cache("f16"), cache("f16"), scale=1.0),
          "its caches hold f32 or i8, not f16"),
         (node("cache.append", cache("i8"), value("T", 2, 8), weight(2, 8, dtype="f16")),
-         "the scales of its caches must be f32 weights"),
+         "the scales of its caches must be f32 weights, or caches themselves"),
         (node("cache.append", cache("i8"), value("T", 2, 8), value(2, 8)),
-         "the scales of its caches must be f32 weights"),
+         "the scales of its caches must be f32 weights, or caches themselves"),
         (node("tensor.slice", value("T", 4, 8), axis=2, start=0, stop=4),
          "it slices along axis 1, not 2"),
         (node("tensor.reshape", value("T", 8), shape=(2, dim("T"), 4)),
@@ -247,7 +249,7 @@ def test_kernels_compile_for_both_architectures(arch: str, machine: int) -> None
     layout = Layout(4, 32, 64, "zero", "f16", False)
     names: dict[kernels.Kernel, str] = {
         kernels.QuantLinear(layout, 8): "quant_linear",
-        kernels.Attention(kernels.Strided(64, 64), 4, 1, 16, 0.25, "int8"): "attention",
+        kernels.Attention(kernels.Strided(64, 64), 4, 1, 16, 0.25, "channel"): "attention",
         kernels.Rope(kernels.Strided(64, 64), 4, 16, 1.0): "rope",
     }
     for level in LEVELS[arch]:

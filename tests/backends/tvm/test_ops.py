@@ -85,17 +85,23 @@ def rope(heads: int, size: int, factor: float) -> Build:
     return build
 
 
-def attention(
-    heads: int, kv_heads: int, size: int, scale: float = 0.3, cache: str = "f32"
-) -> Build:
+def attention(heads: int, kv_heads: int, size: int, scale: float = 0.3, per: str = "") -> Build:
+    """`per`: what int8 caches have scales for, "channel" or "token"; "": float caches."""
+
     def build(d: Draft) -> Value:
         q, caches, scales = d.tensor("q", "T", heads, size), [], []
         for name in "kv":
             rows = d.tensor(name, "T", kv_heads, size)
-            given = [matrix(f"{name}_scale", kv_heads, size)] if cache == "i8" else []
-            old = d.cache(f"{name}c", kv_heads, size, cache)
-            caches.append(d.add("cache.append", old, rows, *given))
-            scales += given
+            old = d.cache(f"{name}c", kv_heads, size, "i8" if per else "f32")
+            if per == "token":
+                kept = d.cache(f"{name}c.scale", kv_heads, 1)
+                new, grown = d.builder.add_multi("cache.append", old, rows, kept)
+                scales.append(grown)
+            else:
+                given = [matrix(f"{name}_scale", kv_heads, size)] if per else []
+                new = d.add("cache.append", old, rows, *given)
+                scales += given
+            caches.append(new)
         return d.add("attn.dense", q, *caches, *scales, scale=scale)
 
     return build
@@ -185,8 +191,13 @@ CASES: dict[str, Build] = {
     "attn.dense group 1, size 24": attention(3, 3, 24),
     "attn.dense group 3 of 2, size 10": attention(6, 2, 10),
     "attn.dense size 128, large scores": attention(2, 1, 128, scale=2.0),
-    "attn.dense int8 cache": attention(4, 2, 16, 0.1, "i8"),
-    "attn.dense int8 cache, size 10": attention(3, 1, 10, 0.1, "i8"),
+    "attn.dense int8 cache": attention(4, 2, 16, 0.1, "channel"),
+    "attn.dense int8 cache, size 10": attention(3, 1, 10, 0.1, "channel"),
+    "attn.dense int8 by token": attention(4, 2, 16, 0.02, "token"),
+    "attn.dense int8 by token, size 10": attention(3, 1, 10, 0.02, "token"),
+    "attn.dense int8 by token, size 7": attention(6, 2, 7, 0.02, "token"),
+    "attn.dense int8 by token, size 64": attention(4, 2, 64, 0.02, "token"),
+    "attn.dense int8 by token, size 128": attention(2, 2, 128, 0.02, "token"),
     "tensor.take": lambda d: d.add(
         "tensor.take", d.tensor("x", "T", 12), d.tensor("rows", "R", dtype="i64")
     ),
@@ -222,7 +233,7 @@ def bench(quantized: Callable[..., QuantizedTensor]) -> Iterator[Bench]:
         draft = Draft()
         output = build(draft)
         function = ir.Function("case", draft.inputs, draft.builder.nodes, [output], ["out"])
-        appended = [n.result for n in function.nodes if n.op == "cache.append"]
+        appended = [v for n in function.nodes if n.op == "cache.append" for v in n.results]
         function.outputs += appended
         function.output_names += [f"cache{i}" for i in range(len(appended))]
         functions[name] = renamed(function, name)
@@ -311,6 +322,30 @@ def test_op(bench: Bench, name: str, count: int) -> None:
     grown = [v for n, v in expected.items() if n != "out"]
     for cache, wanted in zip(caches.values(), grown, strict=False):
         np.testing.assert_array_equal(cache[: len(wanted)], wanted)
+
+
+def test_rows_of_zeros_and_of_tiny_and_huge_numbers(bench: Bench) -> None:
+    """Scales by token are those of the reference, bit by bit, and nothing is not a number."""
+    name = "attn.dense int8 by token, size 10"
+    function, program = bench.functions[name], bench.programs[name]
+    symbols = {**SYMBOLS, "T": 5}
+    given = draw(function, symbols, 7)
+    for cache in ("kc", "kc.scale", "vc", "vc.scale"):
+        given[cache][: symbols["S"]] = 1
+    sizes = np.array([0, 1e-44, 1e-38, 1e-20, 1e18], np.float32)
+    for rows in ("k", "v"):
+        given[rows][...] = np.sign(given[rows]) * sizes[:, None, None]
+    caches = [given[v.name] for v in function.inputs if isinstance(v.type, CacheType)]
+    before = {n: a[: symbols["S"]] if n[1:2] == "c" else a for n, a in given.items()}
+    expected = ir.run_function(function, before, bench.store)
+    out = aligned(expected["out"].shape, np.float32)
+    ports = [("out", out), *((n, a) for n, a in given.items() if n[1:2] != "c")]
+    bound = Bound(program, bench.library, bench.store.tensors)
+    bound.run(bound.arguments(caches), symbols, ports)
+    for cache, wanted in zip(caches, list(expected.values())[1:], strict=True):
+        np.testing.assert_array_equal(cache[: len(wanted)], wanted)
+    assert np.isfinite(out).all()
+    assert close(out, expected["out"])
 
 
 def close(got: Array, expected: Array) -> bool:
