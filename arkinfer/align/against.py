@@ -21,8 +21,9 @@ from arkinfer.align.follow import Follow
 from arkinfer.align.report import Finding
 from arkinfer.align.snapshot import Line, Partner, Snapshot, partners
 from arkinfer.align.stored import parsed
-from arkinfer.align.tolerance import of_pair
+from arkinfer.align.tolerance import cache_scales, of_pair
 from arkinfer.artifact import Artifact, Section
+from arkinfer.artifact.manifest import kv_scales
 from arkinfer.backend import compiler
 from arkinfer.compiler.prepare import legalize, with_int8_caches
 from arkinfer.errors import ArtifactError
@@ -31,8 +32,8 @@ from arkinfer.targets import load_target
 
 Array = npt.NDArray[Any]
 
-Place = tuple[str, str, int]
-"""Torch path, op, and which of those with the same path and op."""
+Place = tuple[str, str, int, int]
+"""Torch path, op, which of those with the same path and op, and which of its results."""
 
 
 @dataclass
@@ -60,8 +61,9 @@ def places(
         snapshots.append(Snapshot.of(step, module))
 
     facts = cast("dict[str, Any]", artifact.manifest)
-    if facts.get("kv") == "int8" and not _has_int8(fused):
-        fused = with_int8_caches(fused, None, watch)
+    scales = kv_scales(artifact.manifest)
+    if scales is not None and not _has_int8(fused):
+        fused = with_int8_caches(fused, scales, None, watch)
     target = load_target(facts["target"]["name"])
     made = legalize(fused, compiler(section.backend), target, None, watch).module
     if made != graph.module:
@@ -94,10 +96,9 @@ def _places(snapshot: Snapshot) -> dict[Value, Place]:
     found: dict[Value, Place] = {}
     for line in snapshot.lines:
         op = line.op.replace("quant.", "nn.")
-        for value in line.results:
-            number = counts.get((line.loc, op), 0)
-            counts[line.loc, op] = number + 1
-            found[value] = (line.loc, op, number)
+        number = counts.get((line.loc, op), 0)
+        counts[line.loc, op] = number + 1
+        found |= {value: (line.loc, op, number, i) for i, value in enumerate(line.results)}
     return found
 
 
@@ -161,11 +162,15 @@ class _Pairs:
         placed = places(theirs.artifact, theirs.section, other)
         there = {place: (value, factor) for value, (place, factor) in placed.items()}
         makers, kinds, other_kinds = other.producers(), mine.types(), other.types()
+        own_makers = mine.producers()
         pairs = cls({}, {}, {})
         for value, (place, factor) in places(ours.artifact, ours.section, mine).items():
             twin, their_factor = there.get(place, (None, 1.0))
             if twin is None or kinds[value] != other_kinds[twin]:
                 continue  # a cache of another type, or an op that the other does not have
+            forms = {cache_scales(line) for line in (own_makers[value], makers[twin])}
+            if isinstance(kinds[value], ir.CacheType) and len(forms) > 1:
+                continue  # codes of other scales
             pairs.lines[value] = makers[twin]
             pairs.names[value] = other.names[twin]
             pairs.factors[value] = factor / their_factor

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from arkinfer import ir
 from arkinfer.align.stored import parsed
+from arkinfer.artifact.manifest import kv_scales
 from arkinfer.compiler.calibration.text import BUILT_IN, TextOptions, read_text
 from arkinfer.compiler.kv_scales import TEXT
 from arkinfer.compiler.options import BuildOptions
@@ -68,7 +69,8 @@ def options_of(
     )
     if _has_stored(module):
         options = take_ternary(options, checkpoint)
-    return replace(options, overrides=tuple(_overrides(module, options, checkpoint)))
+    overrides = tuple(_overrides(module, options, checkpoint))
+    return replace(options, overrides=overrides, kv_scales=kv_scales(artifact.manifest))
 
 
 def _overrides(

@@ -87,9 +87,10 @@ class Build:
             value: _scaled(self.lossy if olds[0].value in self.lossy else self.values, olds[0])
             for value, olds in stands_for.items()
         }
-        for name, value in after.inputs.items():
-            if value in retyped:  # a cache: empty, and of another type
-                given[value] = expected[value].astype(DTYPES[_dtype(after.kinds[name])])
+        empty = first_inputs(after, np.empty(0, np.int64))
+        for value in after.inputs.values():
+            if value not in stands_for or value in retyped:  # a cache: new, or of another type
+                given[value] = empty[value]
         lossy = {v: expected[v] for v, olds in stands_for.items() if olds[0].value in self.lossy}
         follow = Follow(after, given, store, self.symbols)
         makers = before.producers()
@@ -104,7 +105,7 @@ class Build:
                     continue
                 old = makers.get(stands_for[value][0].value)
                 tolerance = of_pass(old, line)
-                found = _widened(line, array, store) if value in retyped else array
+                found = _widened(line, computed, store) if value in retyped else array
                 if value in lossy or tolerance is not SAME:
                     lossy[value] = array
                 yield _finding(after, places[line], line, found, expected[value], tolerance, old)
@@ -205,9 +206,10 @@ def _bad_weight(snapshot: Snapshot, index: int, line: Line, bad: Any) -> Finding
     )  # fmt: skip
 
 
-def _widened(line: Line, codes: Array, store: ir.WeightStore) -> Array:
-    """What an int8 cache holds, as numbers."""
-    scale = ir.load_wide(line.weights[0], store)
+def _widened(line: Line, computed: list[Array], store: ir.WeightStore) -> Array:
+    """What an int8 cache holds, as numbers: times its scales, which are a weight or a result."""
+    codes, *scales = computed
+    (scale,) = scales or [ir.load_wide(weight, store) for weight in line.weights]
     assert isinstance(scale, np.ndarray)
     return codes * scale
 

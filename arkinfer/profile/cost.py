@@ -151,14 +151,20 @@ class CostModel:
             read |= {v for v in inside if self._is_cache(v)}
             written |= {v for v in op.results if self._is_needed_outside(v, here)}
             if op.name == APPEND:
-                written.discard(op.results[0])
+                written -= set(op.results)
         types = self._listing.types
         appended = sum(
-            prod(types[op.values[1]].sizes(symbols)) * types[op.results[0]].item_bytes
+            types[op.values[1]].sizes(symbols)[0] * self._row_bytes(cache, symbols)
             for op in ops
             if op.name == APPEND
+            for cache in op.results
         )
         return appended + sum(types[value].nbytes(symbols) for value in read | written)
+
+    def _row_bytes(self, cache: str, symbols: Mapping[str, int]) -> int:
+        """Of a token."""
+        kind = self._listing.types[cache]
+        return prod(kind.sizes(symbols)[1:]) * kind.item_bytes
 
     def _is_cache(self, value: str) -> bool:
         return self._listing.types[value].kind == "cache"

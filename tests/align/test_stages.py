@@ -26,7 +26,8 @@ Aligned = Callable[..., Report]
     "options",
     [
         pytest.param({"quant": "none", "dtype": "fp32", "backend": "tvm"}, id="fp32 tvm"),
-        pytest.param({"quant": "none", "kv": "int8", "backend": "reference"}, id="int8 cache"),
+        pytest.param({"quant": "none", "kv": "int8", "backend": "reference"}, id="int8 by token"),
+        pytest.param({"quant": "none", "kv": "int8"}, id="int8 by channel"),
         pytest.param({"quant": "int8", "embedding": "none", "dtype": "fp16"}, id="int8 fp16"),
         pytest.param({"quant": "int4-g32-asym", "context": 40, "chunk": 33}, id="int4 asym"),
     ],
@@ -71,6 +72,21 @@ def test_two_backends_of_a_file(int4: Path, aligned: Aligned):
     assert last.largest < 1e-5
     assert last.summed is not None
     assert 1e-3 < last.summed < 0.2
+
+
+def test_int8_caches_of_two_kinds(checkpoint: Path, tmp_path: Path, aligned: Aligned):
+    """Codes are compared where scales are of one kind; what attention makes of them, always."""
+    one, other = tmp_path / "token.ark", tmp_path / "channel.ark"
+    build(checkpoint, quant="none", kv="int8", backend="reference", output=one)
+    build(checkpoint, quant="none", kv="int8", backend=("reference", "onnxruntime"), output=other)
+    compared: dict[tuple[Path, Path], set[str]] = {}
+    for ours, theirs in ((one, one), (one, other), (other, one)):
+        with open_artifact(theirs) as artifact:
+            report = aligned(ours, backend="reference", against=(artifact, "reference"))
+        assert report.aligned, [stage.failures for stage in report.stages]
+        compared[ours, theirs] = {finding.op for finding in report.stages[-1].findings}
+    assert compared[one, one] - compared[one, other] == {"cache.append"}
+    assert compared[one, other] == compared[other, one] >= {"attn.dense", "nn.linear"}
 
 
 def test_a_file_with_another_weight(int4: Path, tmp_path: Path, aligned: Aligned):

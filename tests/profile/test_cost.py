@@ -69,6 +69,29 @@ def test_an_attention_reads_its_caches_to_their_depth(listing: Listing):
     assert cost(listing, 9) == (2 * (2 * 8 * 4), 0)
 
 
+def test_scales_of_int8_caches_move_with_their_codes():
+    """A byte for each number, and four for each row."""
+    kinds = "cache<i8>[S + T, 1, 8], cache<f32>[S + T, 1, 1]"
+    changes = {
+        "%9 = cache.append(%k0, %8) : cache<f32>[S + T, 1, 8]":
+            f"%9, %17 = cache.append(%k0, %8, %k0.scale) : {kinds}",
+        "%10 = cache.append(%v0, %6) : cache<f32>[S + T, 1, 8]":
+            f"%10, %18 = cache.append(%v0, %6, %v0.scale) : {kinds}",
+        "attn.dense(%7, %9, %10)": "attn.dense(%7, %9, %10, %17, %18)",
+        "%v0: cache<f32>[S, 1, 8]":
+            "%v0: cache<i8>[S, 1, 8], %k0.scale: cache<f32>[S, 1, 1], "
+            "%v0.scale: cache<f32>[S, 1, 1]",
+        "%k0: cache<f32>": "%k0: cache<i8>",
+    }  # fmt: skip
+    text = MODULE
+    for before, after in changes.items():
+        assert before in text
+        text = text.replace(before, after)
+    listing = read_listing(text)
+    assert cost(listing, 9) == (2 * 8 * 4 + 2 * (8 + 4), 0)
+    assert cost(listing, 11)[0] == 2 * 7 * (8 + 4) + 2 * (2 * 8 * 4)
+
+
 def test_a_kernel_of_several_ops_does_not_move_what_stays_inside(listing: Listing):
     """As GroupQueryAttention: split, rotate, append, attend, join."""
     rows = 2 * 8 * 4

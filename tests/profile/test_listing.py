@@ -41,7 +41,9 @@ def test_a_listing_says_what_is_computed_from_what_and_where():
     assert Type("tensor", "bf16", ("2*T + -1",)).sizes({"T": 3}) == (5,)
 
 
-@pytest.mark.parametrize("name", ["three layers int4, int8 cache", "llama int8"])
+@pytest.mark.parametrize("name", [
+    "three layers int4, int8 cache", "three layers int4, int8 cache by token", "llama int8",
+])  # fmt: skip
 def test_it_agrees_with_the_ir(name: str):
     module = MODELS[name].module
     step = module.functions["step"]
