@@ -151,8 +151,15 @@ class Manifest(TypedDict):
     sections: list[SectionFacts]
     entries: dict[str, EntryFacts]
     kv: NotRequired[str]
+    kv_scales: NotRequired[str]
     calibration: NotRequired[CalibrationFacts]
     recipe: NotRequired[RecipeFacts]
+
+
+def kv_scales(manifest: Manifest) -> str | None:
+    """What the key-value cache has scales for; None: it is not int8."""
+    int8 = manifest.get("kv") == "int8"
+    return manifest.get("kv_scales", "channel") if int8 else None
 
 
 def _text(description: str) -> Schema:
@@ -278,6 +285,10 @@ SCHEMA: Schema = {
         },
         {
             "kv": _text("how the key-value cache is kept, fp32 or int8; absent: fp32"),
+            "kv_scales": _text(
+                "what an int8 cache has scales for: token (each head of each token, found as it is "
+                "appended) or channel (calibrated); absent: channel"
+            ),
             "calibration": _CALIBRATION,
             "recipe": _struct({"name": _text("the recipe it was built by"), "sha256": _SHA256}),
         },

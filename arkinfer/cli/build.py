@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from arkinfer.cli.caches import cache_words
 from arkinfer.cli.options import (
     Calib,
     CalibSamples,
@@ -114,7 +115,8 @@ def _show(report: BuildReport) -> None:
     if report.raised:
         print(f"in 8 bits {', '.join(report.raised)}, for the gates")
     print(f"backends  {', '.join(report.backends)}")
-    print(f"context   {report.context:,} tokens, cached in {report.kv}")
+    kept = cache_words(report.kv, report.kv_scales)
+    print(f"context   {report.context:,} tokens, cached in {kept}")
     quantized = sum(count for name, count in report.schemes.items() if name.startswith("int"))
     if report.reused:
         print(f"reused    {report.reused} of {quantized} quantized matrices, from the cache")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from arkinfer.artifact.groups import GROUPS, group_of
+from arkinfer.artifact.manifest import kv_scales
+from arkinfer.cli.caches import cache_words
 from arkinfer.cli.options import Json, Model
 from arkinfer.cli.table import clean, human, print_table
 
@@ -55,6 +57,7 @@ def describe(artifact: Artifact, *, entries: bool = False) -> dict[str, Any]:
         **{key: manifest[key] for key in ("format", "arkinfer", "requires", "model", "context")},
         **{key: manifest[key] for key in ("quant", "dtype", "target")},
         "kv": manifest.get("kv", "fp32"),
+        "kv_scales": kv_scales(manifest),
         **({"recipe": manifest["recipe"]} if "recipe" in manifest else {}),
         "tokens": {
             **manifest["tokens"],
@@ -136,6 +139,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
     model, tokens, source = facts["model"], facts["tokens"], facts["source"]["files"]
     stop = [f"{t['id']} {t['text']!r}" if t["text"] else str(t["id"]) for t in tokens["stop"]]
     stop += [repr(text) for text in tokens.get("stop_strings", [])]
+    kept = cache_words(facts["kv"], facts["kv_scales"])
     rows = {
         "file": f"{facts['path']}, {human(facts['size'])}",
         "digest": f"sha256 {facts['digest']}",
@@ -145,7 +149,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
         "quant": f"{facts['quant']}, the rest {facts['dtype']}",
         "target": facts["target"]["name"],
         **({"recipe": facts["recipe"]["name"]} if "recipe" in facts else {}),
-        "context": f"{facts['context']:,} tokens, cached in {facts['kv']}",
+        "context": f"{facts['context']:,} tokens, cached in {kept}",
         "first token": "none" if tokens["bos"] is None else str(tokens["bos"]),
         "stops at": ", ".join(stop) or "nothing",
         "generation": ", ".join(f"{k} {v}" for k, v in facts["generation"].items()) or "defaults",

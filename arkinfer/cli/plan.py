@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from arkinfer.cli.caches import cache_words
 from arkinfer.cli.options import (
     Calib,
     CalibSamples,
@@ -86,7 +87,8 @@ def _show(found: Plan) -> None:
     print(
         f"artifact    {_size(found.artifact_bytes)}, of which {_size(found.weight_bytes)} is loaded"
     )
-    per = f"{found.kv_bytes_per_token:,} bytes a token in {found.kv}"
+    kept = cache_words(found.kv, found.kv_scales)
+    per = f"{found.kv_bytes_per_token:,} bytes a token in {kept}"
     print(f"KV cache    {_size(found.kv_bytes)} for {found.context:,} tokens ({per})")
     print(f"run         {_size(found.run_bytes)} of memory at that length (predicted)")
     room = f"in {_size(found.memory)} of memory (predicted)"

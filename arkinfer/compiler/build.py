@@ -20,6 +20,7 @@ from arkinfer.compiler.calibration.text import TextOptions
 from arkinfer.compiler.golden import kept_vectors
 from arkinfer.compiler.journal import Journal
 from arkinfer.compiler.judge import judge
+from arkinfer.compiler.kv_form import with_kv_scales
 from arkinfer.compiler.layer_sizes import LayerSize, layer_sizes
 from arkinfer.compiler.options import BuildOptions
 from arkinfer.compiler.prepare import Prepared, prepare, used_weights
@@ -62,6 +63,7 @@ class BuildReport:
         bits_per_weight: stored bits of matrices per weight, scales included.
         context: the longest sequence, in tokens.
         kv: how the key-value cache is kept, `fp32` or `int8`.
+        kv_scales: what an int8 cache has scales for, "token" or "channel"; None: it is not int8.
         ops: nodes by op.
         slow: a sentence for everything that takes a slow path.
         requantized: a sentence for each kind of matrix that was quantized once more.
@@ -89,6 +91,7 @@ class BuildReport:
     kv: str
     ops: dict[str, int]
     slow: tuple[str, ...]
+    kv_scales: str | None = None
     quality: dict[str, Any] | None = None
     layers: tuple[LayerSize, ...] = ()
     raised: tuple[str, ...] = ()
@@ -142,8 +145,9 @@ def build(
         dtype: `fp32`, `fp16` or `bf16`: how what is not quantized is stored; None: as it is.
         context: the longest sequence, in tokens; None: what the checkpoint was made for.
         chunk: the most tokens of one step; None: 512.
-        kv: `fp32` or `int8`: how the key-value cache is kept; None: `fp32`. int8 takes a quarter of
-            the memory; its scales, one per channel, are calibrated on a small built-in text.
+        kv: `fp32` or `int8`: how the key-value cache is kept; None: `fp32`. int8 takes about a
+            quarter of the memory, with a scale for each head of each token; where a backend knows
+            no such scales, one for each channel, calibrated on a small built-in text.
         overrides: schemes of matrices by a pattern of their torch module, such as
             `{"model.layers.*.mlp.down_proj": "int8-g32"}`; of several that fit, the last counts.
         requantize: quantize again, to `quant` or else as `arkinfer.quant.replacement` says, the
@@ -183,11 +187,12 @@ def build(
     with open_checkpoint(folder) as checkpoint:
         options = take_ternary(options, checkpoint, stages.part, stages.note)
         options = options.for_checkpoint(checkpoint.schemes())
+        options = with_kv_scales(options, checkpoint.config)
         path = _output(output, checkpoint.name, options)
         with _journal(kept, path) as journal, out_of_memory(path):
             stages.follow(journal, checkpoint.config.num_parameters)
             extra = options.calibration_bytes(checkpoint.config)
-            check_memory(checkpoint.config, options.kv, path, extra)
+            check_memory(checkpoint.config, path, extra, calibrates_cache=options.calibrates_cache)
             with _Job(options, checkpoint, kept, stages, dump_ir, gates_by(options, gates)) as job:
                 report = job.run(path)
     if kept.problem:
@@ -347,6 +352,7 @@ def _report(
         bits_per_weight=round(8 * sum(map(nbytes, matrices)) / max(weights, 1), 4),
         context=prepared.context,
         kv=options.kv,
+        kv_scales=options.kv_scales,
         ops=prepared.lowered[0].placement.ops,
         slow=tuple(line for each in prepared.lowered for line in each.placement.slow_lines()),
         requantized=sentences(options.again(checkpoint.config, checkpoint.schemes())),
@@ -379,6 +385,7 @@ def _manifest(checkpoint: Checkpoint, prepared: Prepared) -> dict[str, Any]:
         "quant": options.quant.name,
         "dtype": prepared.dtype,
         "kv": options.kv,
+        **({} if options.kv_scales is None else {"kv_scales": options.kv_scales}),
         **({"calibration": prepared.calibration} if prepared.calibration else {}),
         "target": {"name": options.target.name},
         **({} if options.recipe is None else {"recipe": options.recipe.facts()}),

@@ -1,4 +1,4 @@
-"""Scales of an int8 key-value cache, from one pass over a small text. Knows no backend."""
+"""Static scales of an int8 key-value cache, from one pass over a small text. Knows no backend."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from arkinfer.compiler.requantize import Again, requantized
 from arkinfer.errors import UsageError, nearest
 from arkinfer.models.config import ModelConfig
 from arkinfer.packing import Scheme
+from arkinfer.passes.quantize_cache import CHANNEL
 from arkinfer.quant import QuantSpec, parse_quant
 from arkinfer.quant.method import METHODS
 from arkinfer.quant.spec import parse_linear
@@ -61,6 +62,9 @@ class BuildOptions:
     """What calibrated methods look at."""
     recipe: Recipe | None = None
     """What completed these options; see `by_recipe.py`."""
+    kv_scales: str | None = None
+    """What an int8 cache has scales for, "token" or "channel"; None: `kv_form.py` has not decided
+    yet, or there is no such cache."""
 
     @classmethod
     def make(
@@ -110,6 +114,11 @@ class BuildOptions:
             machine, spec, compilers, dtype, context, chunk or CHUNK, kv, quant, embedding, own,
             requantize, text or TextOptions(),
         )  # fmt: skip
+
+    @property
+    def calibrates_cache(self) -> bool:
+        """Whether the scales of the key-value cache come from a pass over a text."""
+        return self.kv_scales == CHANNEL
 
     def calibration_bytes(self, config: ModelConfig) -> int:
         """Memory that calibration takes; 0: there is none."""

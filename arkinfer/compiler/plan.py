@@ -27,6 +27,7 @@ from arkinfer.compiler.calibration.estimate import (
 from arkinfer.compiler.calibration.text import TextOptions
 from arkinfer.compiler.decode_rate import DecodeRate, decode_rates
 from arkinfer.compiler.golden import SHORT, TYPICAL, long_length, predicted_bytes
+from arkinfer.compiler.kv_form import with_kv_scales
 from arkinfer.compiler.kv_scales import TOKENS
 from arkinfer.compiler.options import BuildOptions
 from arkinfer.compiler.prepare import (
@@ -75,6 +76,7 @@ class Plan:
         parameters: weights of the checkpoint.
         context: the longest sequence, in tokens.
         kv: how the key-value cache is kept.
+        kv_scales: what an int8 cache has scales for, "token" or "channel"; None: it is not int8.
         artifact_bytes: size of the file.
         weight_bytes: of it, what the first backend loads.
         kv_bytes: key-value cache at the full context, as the first backend keeps it.
@@ -100,6 +102,7 @@ class Plan:
     parameters: int
     context: int
     kv: str
+    kv_scales: str | None
     artifact_bytes: int
     weight_bytes: int
     kv_bytes: int
@@ -158,7 +161,7 @@ def plan(
     config = checkpoint.config
     schemes = stored_schemes(folder, config)
     options, schemes = plan_ternary(options, folder, config, schemes)
-    options = options.for_checkpoint(schemes)
+    options = with_kv_scales(options.for_checkpoint(schemes), config)
     length = options.context_for(config)
     module = _fused(options, config, length, options.settled(config, schemes))
     lowered = [legalize(module, each, options.target, None) for each in options.compilers]
@@ -170,7 +173,7 @@ def plan(
     memory = options.target.total_memory()
     device = _footprint(lowered[0], weight_bytes)
     passes = _golden(module, length) + _judging(module, length)
-    passes += _calibration(module) if options.kv == "int8" else 0.0
+    passes += _calibration(module) if options.calibrates_cache else 0.0
     if options.quant.method is not None and options.quant.linear is not None:
         text = options.text
         passes += calibration_seconds(
@@ -185,12 +188,15 @@ def plan(
         parameters=config.num_parameters,
         context=length,
         kv=device.caches or options.kv,
+        kv_scales=options.kv_scales,
         artifact_bytes=_file_size(entries),
         weight_bytes=weight_bytes,
         kv_bytes=device.per_token * length,
         kv_bytes_per_token=device.per_token,
         run_bytes=device.run + device.per_token * length,
-        build_bytes=build_memory(config, options.kv, options.calibration_bytes(config)),
+        build_bytes=build_memory(
+            config, options.calibration_bytes(config), calibrates_cache=options.calibrates_cache
+        ),
         build_seconds=round(_seconds(lowered, config) + passes, 1),
         largest_context=max(
             0,
@@ -227,7 +233,7 @@ def _fused(
         dtype=stored,
         declared=settled,
     )
-    return with_int8_caches(module) if options.kv == "int8" else module
+    return module if options.kv_scales is None else with_int8_caches(module, options.kv_scales)
 
 
 def _texts(checkpoint: Checkpoint) -> dict[str, int]:

@@ -128,6 +128,7 @@ def prepare(
         UnsupportedError: a node has no home on the target; names op, torch path and reason.
         CheckpointError: what calibration needs is damaged or missing.
     """
+    from arkinfer.compiler.kv_form import with_kv_scales
     from arkinfer.compiler.kv_scales import calibrated
     from arkinfer.compiler.reuse import traced
     from arkinfer.frontend.leaves import LeafSource
@@ -136,6 +137,7 @@ def prepare(
 
     cache = cache or Cache(None)
     config = checkpoint.config
+    options = with_kv_scales(options, config)
     context = options.context_for(config)
     on_stage("tracing the model")
     module = traced(config, context, cache)
@@ -163,8 +165,8 @@ def prepare(
     chunk = min(options.chunk, context)
     module.attributes |= {"context": context, "chunk": chunk, "vocab_size": config.vocab_size}
     fused = module
-    if options.kv == "int8":
-        module = with_int8_caches(fused, folder, watch)
+    if options.kv_scales is not None:
+        module = with_int8_caches(fused, options.kv_scales, folder, watch)
     lowered = tuple(
         legalize(module, each, options.target, folder, watch) for each in options.compilers
     )
@@ -174,22 +176,22 @@ def prepare(
         calibration.fill()
         facts = calibration.facts()
     numbers: Leaves = leaves
-    if options.kv == "int8":
+    if options.calibrates_cache:
         on_stage("calibrating the cache")
         numbers = calibrated(fused, leaves, checkpoint, cache=cache, on_progress=on_part)
     return Prepared(options, module, lowered, numbers, context, dtype, original, source, facts)
 
 
 def with_int8_caches(
-    module: ir.Module, dump_dir: Path | None = None, watch: Watch = unwatched
+    module: ir.Module, scales: str, dump_dir: Path | None = None, watch: Watch = unwatched
 ) -> ir.Module:
-    """A copy whose caches are int8; their scales are leaves that calibration gives."""
+    """A copy whose caches are int8; scales per channel are leaves that calibration gives."""
     from arkinfer.passes import pass_named
 
     own = ir.parse_module(ir.print_module(module))
     watch(COPIED, own)
     folder = None if dump_dir is None else dump_dir / "int8-cache"
-    _run(own, [pass_named("quantize-cache")], folder, watch)
+    _run(own, [pass_named("quantize-cache", scales=scales)], folder, watch)
     return own
 
 

@@ -37,13 +37,21 @@ CGROUP = Path("/sys/fs/cgroup")
 _REMEDY = "Close other programs, raise the limit, or build on another machine"
 
 
-def build_memory(config: ModelConfig, kv: str, calibration: int = 0) -> int:
-    """Resident bytes of a build at its peak; `calibration`: those that it takes of them."""
+def build_memory(
+    config: ModelConfig, calibration: int = 0, *, calibrates_cache: bool = False
+) -> int:
+    """Resident bytes of a build at its peak.
+
+    Args:
+        config: the model.
+        calibration: bytes that a calibrated method takes of them.
+        calibrates_cache: whether the scales of the key-value cache are calibrated.
+    """
     sizes = [math.prod(shape) for shape in config.tensor_shapes().values()]
     block = min(BLOCK, max(sizes)) * 12  # read, float32, codes and their candidates
     largest = max(_linears(config))
     golden = 4 * largest + 20 * BLOCK  # golden vectors take whole matrices, made by blocks
-    widened = 8 * largest if kv == "int8" else 0  # calibration takes whole ones, and widens them
+    widened = 8 * largest if calibrates_cache else 0  # takes whole matrices, and widens them
     return BASE + PER_LAYER * config.num_hidden_layers + max(block, golden, widened, calibration)
 
 
@@ -57,13 +65,15 @@ def _linears(config: ModelConfig) -> list[int]:
     ]
 
 
-def check_memory(config: ModelConfig, kv: str, path: Path, calibration: int = 0) -> None:
-    """Refuses a build that the system would kill.
+def check_memory(
+    config: ModelConfig, path: Path, calibration: int = 0, *, calibrates_cache: bool = False
+) -> None:
+    """Refuses a build that the system would kill; see `build_memory`.
 
     Raises:
         ResourceError: memory, or address space, is not there; says how much is missing.
     """
-    needed = build_memory(config, kv, calibration)
+    needed = build_memory(config, calibration, calibrates_cache=calibrates_cache)
     held = psutil.Process().memory_info()
     free = free_memory()
     if needed - held.rss > free:

@@ -30,6 +30,7 @@ MANIFEST: dict[str, Any] = {
     "sections": [{"backend": "tvm", "requires": {}, "tensors": ["t"], "config": {}}],
     "entries": {"weights/t": {"size": 12, "sha256": "0" * 64}},
     "kv": "int8",
+    "kv_scales": "token",
     "calibration": {
         "method": "gptq",
         "text": "notes.txt",

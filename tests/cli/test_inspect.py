@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 import arkinfer.cli.inspect as command
 from arkinfer.artifact import ArtifactWriter, groups, open_artifact
 from arkinfer.artifact.groups import group_of
+from arkinfer.cli import caches
 from arkinfer.errors import ArtifactError, UsageError
 
 V1 = Path(__file__).parents[1] / "artifact" / "formats" / "v1.ark"
@@ -46,8 +48,8 @@ def test_json_has_stable_keys(capsys: pytest.CaptureFixture[str]):
     facts = json.loads(capsys.readouterr().out)
     assert list(facts) == [
         "path", "size", "digest", "format", "arkinfer", "requires", "model", "context", "quant",
-        "dtype", "target", "kv", "tokens", "generation", "source", "golden", "signed_by",
-        "sections", "groups",
+        "dtype", "target", "kv", "kv_scales", "tokens", "generation", "source", "golden",
+        "signed_by", "sections", "groups",
     ]  # fmt: skip
     assert facts["tokens"]["stop"] == [{"id": 2, "text": "</s>"}, {"id": 7, "text": "<|im_end|>"}]
     assert facts["sections"] == [
@@ -141,7 +143,8 @@ def test_a_terminal_gets_a_table(tmp_path: Path):
     assert "embedding" in out.decode()
 
 
-def test_docstring_examples():
-    result = doctest.testmod(groups)
+@pytest.mark.parametrize("module", [groups, caches])
+def test_docstring_examples(module: ModuleType):
+    result = doctest.testmod(module)
     assert result.attempted > 0
     assert result.failed == 0

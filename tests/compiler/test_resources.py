@@ -27,8 +27,8 @@ GIB = 1 << 30
 
 
 def test_the_8b_model_needs_less_than_a_gibibyte():
-    assert 0.5 * GIB < build_memory(CONFIG, "fp32") < GIB
-    assert build_memory(CONFIG, "int8") > build_memory(CONFIG, "fp32")
+    assert 0.5 * GIB < build_memory(CONFIG) < GIB
+    assert build_memory(CONFIG, calibrates_cache=True) > build_memory(CONFIG)
 
 
 def test_a_build_is_refused_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -55,7 +55,7 @@ def test_a_limit_of_address_space_is_seen(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(psutil.Process, "memory_info", lambda self: _Held(50 << 20, 200 << 20))
     monkeypatch.setattr(resource, "getrlimit", lambda what: (400 << 20, 400 << 20))
     with pytest.raises(ResourceError, match=r"of address space\. This process may have 400 MiB"):
-        check_memory(CONFIG, "fp32", Path("m.ark"))
+        check_memory(CONFIG, Path("m.ark"))
 
 
 def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
