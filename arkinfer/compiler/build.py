@@ -28,11 +28,11 @@ from arkinfer.compiler.progress import OnProgress, silent
 from arkinfer.compiler.requantize import sentences
 from arkinfer.compiler.resources import check_disk, check_memory, out_of_memory
 from arkinfer.compiler.reuse import ReusedWeights
-from arkinfer.compiler.section import SectionWriter
 from arkinfer.compiler.stages import Stages
 from arkinfer.compiler.ternary import take_ternary
-from arkinfer.compiler.weights import WeightStore, nbytes
-from arkinfer.ir import QuantizedType, Weight, print_module
+from arkinfer.compiler.weights import nbytes
+from arkinfer.compiler.writing import write_sections, write_texts
+from arkinfer.ir import QuantizedType, Weight
 from arkinfer.passes.quantize_cache import PREFIX
 from arkinfer.quality.gates import Candidate, Gates, search
 from arkinfer.quality.report import Quality
@@ -234,8 +234,8 @@ class _Job:
             prepared = chosen.made
             check_disk(chosen.size, path)
             artifact.expect(chosen.size)
-            _write_texts(artifact, checkpoint, prepared)
-            _write_sections(artifact, prepared, stages, cache, weights)
+            write_texts(artifact, checkpoint, prepared)
+            write_sections(artifact, prepared, stages, cache, weights)
             stages.start("computing golden vectors")
             golden = kept_vectors(artifact, checkpoint, prepared, cache, stages.part)
             artifact.add_bytes(GOLDEN, golden)
@@ -280,48 +280,6 @@ def _output(output: str | Path | None, name: str, options: BuildOptions) -> Path
     if output is not None:
         return Path(output)
     return Path(f"{name}-{options.target.name}-{options.quant.name}.ark")
-
-
-def _write_texts(artifact: ArtifactWriter, checkpoint: Checkpoint, prepared: Prepared) -> None:
-    artifact.add_bytes("ir.txt", print_module(prepared.module).encode())
-    artifact.add_bytes("tokenizer.json", checkpoint.tokenizer_json)
-    if checkpoint.chat_template is not None:
-        artifact.add_bytes("chat_template.jinja", checkpoint.chat_template.encode())
-
-
-def _write_sections(
-    artifact: ArtifactWriter,
-    prepared: Prepared,
-    stages: Stages,
-    cache: Cache,
-    quantize: ReusedWeights,
-) -> None:
-    stored = prepared.stored_weights()
-    numbers = {weight.name: number for number, weight in enumerate(stored, 1)}
-    total = sum(map(nbytes, stored))
-    for lowered in prepared.lowered:
-        stages.start(f"compiling for {lowered.compiler.name}")
-        done = 0
-
-        def written(size: int) -> None:
-            nonlocal done
-            before, done = done, done + size
-            cache.keep_free(max(0, total - done))
-            if before < total:
-                stages.written(done, total)
-                if done >= total:  # kernels may be compiled now, which takes its time, too
-                    stages.go_on()
-
-        def begun(weight: Weight) -> None:
-            verb = "quantizing" if isinstance(weight.type, QuantizedType) else "writing"
-            number = numbers.get(weight.name, 0)
-            stages.doing(f"{verb} {weight.name} (weight {number} of {len(numbers)})")
-
-        cache.keep_free(total)
-        store = WeightStore(lowered.module.weights, prepared.leaves, quantize)
-        writer = SectionWriter(lowered.compiler.name, artifact, store, written, begun)
-        lowered.compiler.compile(lowered.module, prepared.options.target, writer)
-        writer.finish()
 
 
 def _report(
