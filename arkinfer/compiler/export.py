@@ -176,7 +176,7 @@ def _calibration(
         yield None
         return
     options.for_checkpoint(checkpoint.schemes())
-    check_memory(checkpoint.config, "fp32", place, options.calibration_bytes(checkpoint.config))
+    check_memory(checkpoint.config, place, options.calibration_bytes(checkpoint.config))
     with calibration_of(options, checkpoint, cache, stages) as made:
         yield made
 

@@ -172,14 +172,6 @@ def plan(
     weight_bytes = sum(entries[name] for name in sections[0].own)
     memory = options.target.total_memory()
     device = _footprint(lowered[0], weight_bytes)
-    passes = _golden(module, length) + _judging(module, length)
-    passes += _calibration(module) if options.calibrates_cache else 0.0
-    if options.quant.method is not None and options.quant.linear is not None:
-        text = options.text
-        passes += calibration_seconds(
-            config, options.quant.method, options.quant.linear, text.samples, text.tokens,
-            product_rate(),
-        )  # fmt: skip
     return Plan(
         model=checkpoint.name,
         target=options.target.name,
@@ -197,7 +189,7 @@ def plan(
         build_bytes=build_memory(
             config, options.calibration_bytes(config), calibrates_cache=options.calibrates_cache
         ),
-        build_seconds=round(_seconds(lowered, config) + passes, 1),
+        build_seconds=round(_seconds(lowered, config) + _passes(options, config, module), 1),
         largest_context=max(
             0,
             min(config.max_position_embeddings, (memory - device.run) // max(device.per_token, 1)),
@@ -322,6 +314,20 @@ def _seconds(lowered: list[Lowered], config: ModelConfig) -> float:
                 rates[scheme] = rounding_rate(scheme)
             seconds += count / rates[scheme]
         seconds += 2 * count / READ + nbytes(weight) / WRITE
+    return seconds
+
+
+def _passes(options: BuildOptions, config: ModelConfig, module: ir.Module) -> float:
+    """Seconds of running the model over texts."""
+    length = options.context_for(config)
+    seconds = _golden(module, length) + _judging(module, length)
+    seconds += _calibration(module) if options.calibrates_cache else 0.0
+    if options.quant.method is not None and options.quant.linear is not None:
+        text = options.text
+        seconds += calibration_seconds(
+            config, options.quant.method, options.quant.linear, text.samples, text.tokens,
+            product_rate(),
+        )  # fmt: skip
     return seconds
 
 
