@@ -10,7 +10,9 @@ READER ?=
 SECONDS ?= 600
 JOBS ?= 1
 
-.PHONY: help setup demo test test-all lint types imports pytest pytest-slow fuzz docs format clean
+GPU_PYTHON ?= python3
+
+.PHONY: help setup demo test test-all test-gpu lint types imports pytest pytest-slow fuzz docs format clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +45,9 @@ demo: $(SETUP)  ## build the demo model to int4 for this machine, stream an answ
 test: lint types imports pytest  ## lint, types, import contracts, tests; minutes
 
 test-all: test pytest-slow  ## the same and the slow suites
+
+test-gpu:  ## kernels on a CUDA device, by a Python with torch and Triton; GPU_PYTHON=python3
+	PYTHONPATH=.:backends $(GPU_PYTHON) -m benchmarks.gpu
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

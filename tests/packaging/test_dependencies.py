@@ -35,8 +35,8 @@ EXTRAS = {
     "arkinfer/runtime": (), "arkinfer/artifact": ("sign",), "arkinfer/packing": (),
     "arkinfer/cli": (),
     "backends/arkinfer_ort/executor.py": ("ort",), "backends/arkinfer_tvm/executor.py": (),
-    "arkinfer": ("build", "sign"), "backends": ("build", "ort", "tvm"),
-    "tests": ("build", "ort", "tvm", "dev"), "recipes": ("build", "dev"),
+    "arkinfer": ("build", "sign"), "backends": ("build", "kernels", "ort", "tvm"),
+    "tests": ("build", "kernels", "ort", "tvm", "dev"), "recipes": ("build", "dev"),
     "fuzz": ("build", "ort", "tvm", "dev", "fuzz"),
 }  # fmt: skip
 """Folder or file -> the extras that whoever runs it has installed."""

@@ -18,7 +18,7 @@ from typing import Any
 from arkinfer.errors import InternalError, UsageError
 from arkinfer_trt.kernels.gemv import OUTPUT, SCALARS, TENSORS, Gemv, Kernel, Tile, kernel_name
 
-SHARED = {87: 163 << 10, 89: 99 << 10, 90: 227 << 10}
+SHARED = {80: 163 << 10, 86: 99 << 10, 87: 163 << 10, 89: 99 << 10, 90: 227 << 10}
 """Bytes of shared memory that a block may have, by compute capability: those that we compile for.
 Source: CUDA C++ Programming Guide, table of technical specifications."""
 

@@ -187,7 +187,7 @@ def test_what_the_command_does_not_know(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["int4-g128:4096", "--sm", "70"]) == 2
     assert capsys.readouterr().err == (
         "error: Kernels are not compiled for compute capability 7.0. Nothing is known of its "
-        "limits. Choose one of 87, 89, 90.\n"
+        "limits. Choose one of 80, 86, 87, 89, 90.\n"
     )
 
 
