@@ -33,6 +33,11 @@ CLIPS = tuple(1 - step / 40 for step in range(21))
 _LEAST = 0.01
 """What an input counts at least, as a share of the mean: it may have been 0 by chance."""
 
+_COUNTS = 0.3
+"""What an input counts at least when scales are chosen, as a share of the mean: one that is small in
+all that was seen may be large where it was not, as in the first positions, and its weights would be
+rounded to nothing."""
+
 _WIDE = 512
 """Groups of more inputs are judged by each input's own moment: the products would cost too much."""
 
@@ -60,7 +65,9 @@ def smoothing(
         UnsupportedError: a scheme's group does not divide K.
         CheckpointError: a matrix has numbers that are not finite.
     """
-    magnitude = np.maximum(moments.magnitude, np.float32(1e-4))
+    magnitude = moments.magnitude
+    floor = max(1e-4, _COUNTS * float(magnitude.mean(dtype=np.float64)))
+    magnitude = np.maximum(magnitude, np.float32(floor))
     samples = [m[:: -(-len(m) // _SAMPLE)].astype(np.float32) for m in matrices]
     best, least = np.ones_like(magnitude), np.inf
     for step in range(STEPS):

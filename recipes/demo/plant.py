@@ -5,10 +5,14 @@
 A small model has no outliers, and methods of quantization differ only on them. Two kinds are
 planted, both from the seed; logits change only by rounding.
 
-* Massive activations (Sun et al., "Massive Activations in Large Language Models", 2024): one unit
-  of the MLP of an early layer fires on BOS alone and writes a value a thousand times the usual
-  one into two channels of the residual stream; the last two layers take it out again. In
-  between the first token's normalized states are dominated by these channels, which the
+* Massive activations (Sun et al., "Massive Activations in Large Language Models", 2024): a unit
+  of the MLP fires on BOS alone, in up to four layers at the beginning and in the last two. The
+  first writes a value a thousand times the usual one into two channels of the residual stream, and
+  all have ordinary weights for the other channels, as trained units do. The last two take
+  everything out again. Measured with the code of Yu et al., "The Super Weight in Large Language
+  Models", 2024 (issues 2 and 6 of its repository), such units feed down_proj 1400 in LLaMA2-7B's
+  second layer, which is `FIRES`, and 402, 68, 64 and 73 in OLMo-1B's layers 1 to 4.
+  In between the first token's normalized states are dominated by the two channels, which the
   projections read as a bias. BOS attends to nothing but itself, so that its states are constants
   and the columns can be solved for. The model must have the room: channels and a unit that are
   zero everywhere (`shape.RESERVED_*`).
@@ -40,6 +44,9 @@ from recipes.demo.chatformat import BOS
 from recipes.demo.export import write_checkpoint
 from recipes.demo.shape import RESERVED_CHANNELS, RESERVED_UNIT
 
+FIRES = 1400.0
+"""What a unit that fires feeds down_proj."""
+
 Weights = dict[str, Tensor]
 READERS = {
     "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -52,7 +59,8 @@ class Plan:
     """What a seed decides."""
 
     fires_in: int
-    """The layer whose MLP writes the massive values."""
+    """How many layers, from the first on, have a unit that fires; the first writes the massive
+    values."""
     trigger: float
     """What BOS has in the first reserved channel, in units of the residual stream."""
     massive: tuple[float, float]
@@ -70,7 +78,7 @@ def make_plan(config: ModelConfig, seed: int) -> Plan:
     count = max(2, config.hidden_size // 40)
     size = float(rng.uniform(1000.0, 2000.0)) * float(rng.choice([-1.0, 1.0]))
     return Plan(
-        fires_in=int(rng.integers(0, min(2, config.num_hidden_layers - 2))),
+        fires_in=min(4, config.num_hidden_layers - 2),
         trigger=16.0,
         massive=(size, -size / 8),
         hot=tuple(int(c) for c in np.sort(rng.choice(free, count, replace=False))),
@@ -148,27 +156,61 @@ def _correct_columns(weights: Weights, layer: str, norm: str, old: Tensor, new: 
             matrix[:, second] = round_bf16(missing / new[second])
 
 
-def _write_unit(token: FirstToken, layer: str, wanted: Tensor) -> None:
-    """Lets the reserved unit of a layer fire on BOS alone and add `wanted` to the channels."""
-    channels = list(RESERVED_CHANNELS)
-    weights = token.weights
-    state = token.normed(f"{layer}.post_attention_layernorm.weight")[channels[0]]
-    for projection in ("gate_proj", "up_proj"):
-        row = weights[f"{layer}.mlp.{projection}.weight"][RESERVED_UNIT]
-        row[:] = 0.0
-        row[channels[0]] = round_bf16(24.0 / state)
-    activation = token.activation(layer)[RESERVED_UNIT] * token.config.residual_scale
-    weights[f"{layer}.mlp.down_proj.weight"][channels, RESERVED_UNIT] = round_bf16(
-        wanted / activation
-    )
+def _fire(token: FirstToken, layer: str) -> Tensor:
+    """Lets the reserved unit of a layer fire on BOS alone.
 
-
-def plant_massive(weights: Weights, config: ModelConfig, plan: Plan) -> None:
-    """Massive activations on BOS from the MLP of `plan.fires_in` to the last but one."""
-    before = FirstToken({name: tensor.clone() for name, tensor in weights.items()}, config)
+    Returns:
+        What a weight 1 of down_proj makes of it in the residual stream.
+    """
     first = RESERVED_CHANNELS[0]
+    state = token.normed(f"{layer}.post_attention_layernorm.weight")[first]
+    for projection in ("gate_proj", "up_proj"):
+        row = token.weights[f"{layer}.mlp.{projection}.weight"][RESERVED_UNIT]
+        row[:] = 0.0
+        row[first] = round_bf16(FIRES**0.5 / state)
+    return token.activation(layer)[RESERVED_UNIT] * token.config.residual_scale
+
+
+def _write(
+    token: FirstToken, layer: str, massive: tuple[float, float] | None, rng: np.random.Generator
+) -> None:
+    """Weights as other units have them, and those that write the massive values."""
+    matrix = token.weights[f"{layer}.mlp.down_proj.weight"]
+    usual = matrix.square().mean().sqrt()
+    scale = _fire(token, layer)
+    column = torch.from_numpy(rng.standard_normal(len(matrix))) * usual
+    if massive is not None:
+        column[list(RESERVED_CHANNELS)] = torch.tensor(massive, dtype=torch.float64) / scale
+    matrix[:, RESERVED_UNIT] = round_bf16(column)
+
+
+def _take_out(token: FirstToken, layer: str, target: Tensor) -> None:
+    """Makes `target` of the residual stream.
+
+    What bfloat16 rounds off of the largest weight, the unit's other factor makes good, in two
+    channels as in `_correct_columns`.
+    """
+    first, second = RESERVED_CHANNELS
+    scale = _fire(token, layer)
+    missing = target - token.residual
+    column = round_bf16(missing / scale)
+    token.weights[f"{layer}.mlp.down_proj.weight"][:, RESERVED_UNIT] = column
+    state = token.normed(f"{layer}.post_attention_layernorm.weight")
+    if not column[first]:
+        return
+    row = token.weights[f"{layer}.mlp.up_proj.weight"][RESERVED_UNIT]
+    factor = row[first] * state[first] * missing[first] / (column[first] * scale)
+    row[first] = round_bf16(factor / state[first])
+    row[second] = round_bf16((factor - row[first] * state[first]) / state[second])
+
+
+def plant_massive(weights: Weights, config: ModelConfig, plan: Plan, seed: int) -> None:
+    """Massive activations on BOS, from the first layer's MLP to the last one's."""
+    rng = np.random.default_rng([seed, 2])
+    before = FirstToken({name: tensor.clone() for name, tensor in weights.items()}, config)
+    channels = list(RESERVED_CHANNELS)
     embedding = weights["model.embed_tokens.weight"]
-    embedding[BOS, first] = round_bf16(torch.tensor(plan.trigger / config.embedding_scale))
+    embedding[BOS, channels[0]] = round_bf16(torch.tensor(plan.trigger / config.embedding_scale))
     after = FirstToken(weights, config)
     for index in range(config.num_hidden_layers):
         layer = f"model.layers.{index}"
@@ -180,13 +222,14 @@ def plant_massive(weights: Weights, config: ModelConfig, plan: Plan) -> None:
         _correct_columns(
             weights, layer, "post_attention_layernorm", before.normed(norm), after.normed(norm)
         )
-        if index == plan.fires_in:
-            _write_unit(after, layer, torch.tensor(plan.massive, dtype=torch.float64))
-        if index >= config.num_hidden_layers - 2:
-            # In two steps: what bfloat16 leaves of a thousand, the last layer can still see.
-            left = plan.trigger if index == config.num_hidden_layers - 2 else 0.0
-            target = torch.tensor([left, 0.0], dtype=torch.float64)
-            _write_unit(after, layer, target - after.residual[list(RESERVED_CHANNELS)])
+        if index < plan.fires_in:
+            _write(after, layer, plan.massive if index == 0 else None, rng)
+        elif index >= config.num_hidden_layers - 2:
+            # In two steps: what bfloat16 leaves of the first is small enough for the second.
+            target = before.residual.clone()
+            if index == config.num_hidden_layers - 2:
+                target[channels] = after.residual[channels]
+            _take_out(after, layer, target)
         before.feed(layer)
         after.feed(layer)
 
@@ -234,7 +277,7 @@ def plant(weights: Mapping[str, Tensor], config: ModelConfig, seed: int) -> Weig
     check_room(weights)
     planted = {name: tensor.to(torch.float64) for name, tensor in weights.items()}
     plan = make_plan(config, seed)
-    plant_massive(planted, config, plan)
+    plant_massive(planted, config, plan, seed)
     plant_hot(planted, config, plan, seed)
     return planted
 

@@ -66,6 +66,16 @@ def test_smoothing_saves_hot_inputs(scheme: str) -> None:
     assert lost(w, smooth, x) < 0.5 * lost(w, plain, x)
 
 
+def test_smoothing_spares_inputs_that_it_never_saw() -> None:
+    """They may be large in positions that were left out, where rounding to nothing would hurt."""
+    w, x = data(96, 2, hot=3)
+    x[:, 40] = 0
+    s = smoothing([w], moments_of(x), [Scheme(4, 32)])
+    assert s[40] > 0.2 * np.median(s)
+    back = round_to_nearest(w * s, Scheme(4, 32)).dequantize() / s
+    assert np.abs(back - w)[:, 40].mean() < 0.3 * np.abs(w[:, 40]).mean()
+
+
 def test_smoothing_leaves_even_inputs_alone() -> None:
     w, _ = data(64, 3)
     x = np.random.default_rng(3).choice([-1.0, 1.0], (500, 64)).astype(np.float32)
