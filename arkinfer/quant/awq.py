@@ -34,9 +34,9 @@ _LEAST = 0.01
 """What an input counts at least, as a share of the mean: it may have been 0 by chance."""
 
 _COUNTS = 0.3
-"""What an input counts at least when scales are chosen, as a share of the mean: one that is small in
-all that was seen may be large where it was not, as in the first positions, and its weights would be
-rounded to nothing."""
+"""What an input counts at least when scales are chosen, as a share of the mean: one that is small
+in all that was seen may be large in positions that were left out, and its weights would be rounded
+to nothing."""
 
 _WIDE = 512
 """Groups of more inputs are judged by each input's own moment: the products would cost too much."""
