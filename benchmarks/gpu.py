@@ -197,9 +197,10 @@ def device(sm: int | None) -> _Device:
     major, minor = torch.cuda.get_device_capability()
     known = [each for each in SHARED if each <= 10 * major + minor]
     if not known or (sm is not None and sm not in known):
+        runs = f"runs kernels for {', '.join(map(str, known))}" if known else "is too old for ours"
         raise DeviceError(
-            f"This GPU has compute capability {major}.{minor}",
-            f"It can run what is compiled for {', '.join(map(str, known)) or 'none of ours'}",
+            f"This GPU, of compute capability {major}.{minor}, cannot run the kernels",
+            f"It {runs}" if sm is None or not known else f"It {runs}, not for {sm}",
         )
     torch.zeros(1, device="cuda")  # makes the context that the driver launches in
     chosen = sm or (87 if 87 in known else known[-1])

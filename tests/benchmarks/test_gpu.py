@@ -107,6 +107,25 @@ def test_a_machine_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("capability", "asked", "why"),
+    [
+        ((7, 5), None, "It is too old for ours"),
+        ((7, 5), 87, "It is too old for ours"),
+        ((8, 6), 87, "It runs kernels for 80, 86, not for 87"),
+        ((9, 0), 91, "It runs kernels for 80, 86, 87, 89, 90, not for 91"),
+    ],
+)
+def test_a_gpu_that_cannot_run_them(
+    capability: tuple[int, int], asked: int | None, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    with pytest.raises(DeviceError) as refusal:
+        gpu.device(asked)
+    assert refusal.value.why == why
+
+
 @pytest.mark.parametrize("name", ["int4-g32", "int2-row", "int8-g128"])
 def test_the_reference_is_the_canonical_forms_product(name: str) -> None:
     scheme = parse_scheme(name)
