@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from arkinfer.align.compare import Difference
 from arkinfer.align.snapshot import Line
 from arkinfer.ir import CacheType, QuantizedType, TensorType
+from arkinfer.ir.ops.attention import SCALES
 from arkinfer.packing import Scheme
 from arkinfer.passes.quantize_cache import CHANNEL, TOKEN
 
@@ -86,9 +87,10 @@ def cache_scales(line: Line) -> str:
 
     By the scales that come with them; types of values change in place.
     """
-    for scale in line.operands[{"cache.append": 2, "attn.dense": 3}.get(line.op, 99) :]:
-        return TOKEN if isinstance(scale.type, CacheType) else CHANNEL
-    return ""
+    scales = line.operands[SCALES[line.op] :] if line.op in SCALES else ()
+    if not scales:
+        return ""
+    return TOKEN if isinstance(scales[0].type, CacheType) else CHANNEL
 
 
 def of_backend(backend: str, line: Line) -> Tolerance:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from arkinfer.errors import UnsupportedError, UsageError, nearest
 from arkinfer.ir import CacheType, Function, Module, Node, Operand, TensorType, Value, Weight
+from arkinfer.ir.ops.attention import SCALES
 
 TOKEN, CHANNEL = "token", "channel"
 """What has a scale: each token's row of each head, found when it is appended and kept beside it;
@@ -17,9 +18,6 @@ PREFIX = "cache_scales."
 
 SUFFIX = ".scale"
 """Scales per token are caches `k0.scale`, f32 [S, kv heads, 1], behind those that they scale."""
-
-_SCALES = {"cache.append": 2, "attn.dense": 3}
-"""From which operand on an op takes scales."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,11 @@ def _token_scales(function: Function, past: Value, append: Node) -> Value:
 def _is_float_cache(value: Value, users: list[Node]) -> bool:
     """Of keys or values, and used; scales are kept as floats, too."""
     is_float = isinstance(value.type, CacheType) and value.type.dtype != "i8"
-    return is_float and any(value not in user.operands[_SCALES.get(user.op, 9) :] for user in users)
+    return is_float and any(value not in _scales_of(user) for user in users)
+
+
+def _scales_of(node: Node) -> list[Operand]:
+    return node.operands[SCALES[node.op] :] if node.op in SCALES else []
 
 
 def _append(past: Value, users: Mapping[Value, list[Node]]) -> Node:

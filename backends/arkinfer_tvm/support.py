@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from arkinfer import ir
 from arkinfer.backend.contract import Support
+from arkinfer.ir.ops.attention import SCALES
 from arkinfer.packing import Scheme
 from arkinfer.targets import Target
 from arkinfer_tvm.cpu import LEVELS
@@ -82,7 +83,7 @@ def _cache(node: ir.Node) -> Support:
     other = {o.type.dtype for o in node.operands if isinstance(o.type, ir.CacheType)} - set(CACHES)
     if other:
         return Support.no(f"its caches hold {' or '.join(CACHES)}, not {other.pop()}")
-    for scale in node.operands[2 if node.op == "cache.append" else 3 :]:
+    for scale in node.operands[SCALES[node.op] :]:
         known = isinstance(scale, ir.Weight) or isinstance(scale.type, ir.CacheType)
         if not known or getattr(scale.type, "dtype", "") != "f32":
             return Support.no("the scales of its caches must be f32 weights, or caches themselves")

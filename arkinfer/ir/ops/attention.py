@@ -10,6 +10,9 @@ import numpy as np
 from arkinfer.ir.ops.base import Array, Op, cache, float_tensor, need
 from arkinfer.ir.types import CacheType, TensorType, Type, add_dims
 
+SCALES = {"cache.append": 2, "attn.dense": 3}
+"""From which operand on an op takes the scales of int8 caches."""
+
 LEAST_SCALE = float(np.finfo(np.float32).tiny)
 """Of a row: one of zeros is no reason to divide by them, and no scale is less exact than others."""
 
@@ -31,7 +34,7 @@ class Append(Op):
     def infer(cls, types: Sequence[Type], attributes: Mapping[str, Any]) -> list[Type]:
         old, rows = cache(cls, "cache", types[0]), float_tensor(cls, "rows", types[1], rank=3)
         need(old.shape[1:] == rows.shape[1:], cls, f"cache is {old}, rows are {rows}")
-        _need_scales(cls, old, types[2:], 1)
+        _need_scales(cls, old, types[SCALES[cls.name] :], 1)
         length = add_dims(old.shape[0], rows.shape[0])
         grown = [old, *(kind for kind in types[2:] if isinstance(kind, CacheType))]
         return [CacheType(kind.dtype, (length, *kind.shape[1:])) for kind in grown]
@@ -75,7 +78,7 @@ class Dense(Op):
         q = float_tensor(cls, "q", types[0], rank=3)
         k, v = cache(cls, "k", types[1]), cache(cls, "v", types[2])
         need(k == v, cls, f"k is {k}, v is {v}")
-        _need_scales(cls, k, types[3:], 2)
+        _need_scales(cls, k, types[SCALES[cls.name] :], 2)
         heads, kv_heads = q.shape[1], k.shape[1]
         fits = isinstance(heads, int) and isinstance(kv_heads, int) and heads % kv_heads == 0
         need(fits and q.shape[2] == k.shape[2], cls, f"q is {q}, k is {k}")
@@ -84,8 +87,8 @@ class Dense(Op):
     @classmethod
     def ref(cls, operands: Sequence[Array], attributes: Mapping[str, Any]) -> list[Array]:
         q, k, v = operands[0], *(x.astype(operands[0].dtype) for x in operands[1:3])
-        if len(operands) > 3:
-            k, v = k * operands[3].astype(q.dtype), v * operands[4].astype(q.dtype)
+        if scales := operands[SCALES[cls.name] :]:
+            k, v = (x * scale.astype(q.dtype) for x, scale in zip((k, v), scales, strict=True))
         fresh, heads, size = q.shape
         length, kv_heads, _ = k.shape
         grouped = q.reshape(fresh, kv_heads, heads // kv_heads, size).transpose(1, 2, 0, 3)
