@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import product
 
 from arkinfer.errors import ArkError, UsageError
 from arkinfer.packing import parse_scheme
 from arkinfer_trt.kernels.compiled import SHARED, Compiled, compiled
-from arkinfer_trt.kernels.gemv import TILES, Gemv, tactics
+from arkinfer_trt.kernels.gemv import Gemv, Tile, tactics
 
 USUAL = (
     *("int4-g128:1024", "int4-g128:4096", "int4-g128:16384"),
@@ -41,8 +42,11 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     failed = False
     try:
-        print(HEADER, flush=True)
-        for kernel in _kernels(given.matrices or USUAL, given.sm or TARGETS, given.tactic):
+        wanted = _wanted(given.matrices or USUAL, given.tactic)
+        for number, ((gemv, tile), sm) in enumerate(product(wanted, given.sm or TARGETS)):
+            kernel = compiled(gemv, tile, sm)
+            if not number:
+                print(HEADER, flush=True)
             wrong = faults(kernel)
             failed = failed or bool(wrong)
             facts = f"{kernel.threads:8} {kernel.registers:10} {kernel.shared:7} {kernel.spilled:8}"
@@ -53,18 +57,24 @@ def main(arguments: list[str] | None = None) -> int:
     return int(failed)
 
 
-def _kernels(matrices: Sequence[str], sms: Sequence[int], tactic: int | None) -> Iterator[Compiled]:
+def _wanted(matrices: Sequence[str], tactic: int | None) -> list[tuple[Gemv, Tile]]:
+    """Products and tiles that were asked for."""
+    found: list[tuple[Gemv, Tile]] = []
     for matrix in matrices:
         scheme, _, inputs = matrix.partition(":")
         if not inputs.isdigit():
             raise UsageError(f'"{matrix}" is no matrix', "", "Write one like int4-g128:4096.")
         gemv = Gemv.of(parse_scheme(scheme), (4096, int(inputs)))
         known = tactics(gemv)
-        if tactic is not None and tactic not in range(1, len(TILES) + 1):
-            raise UsageError(f"There is no tactic {tactic}", "", f"Choose 1 to {len(TILES)}.")
-        for number, tile in known.items():
-            for sm in sms if tactic in (None, number) else ():
-                yield compiled(gemv, tile, sm)
+        if tactic is not None and tactic not in known:
+            raise UsageError(
+                f"{matrix} has no tactic {tactic}",
+                "A tactic is left out where it has more threads than a row has words",
+                f"Choose one of {', '.join(map(str, known))}.",
+            )
+        tiles = known.values() if tactic is None else [known[tactic]]
+        found += [(gemv, tile) for tile in tiles]
+    return found
 
 
 def faults(kernel: Compiled) -> str:

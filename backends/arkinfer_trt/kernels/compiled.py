@@ -8,6 +8,7 @@ of Triton's own that is thrown away.
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 import tempfile
@@ -52,7 +53,8 @@ def compiled(gemv: Gemv, tile: Tile, sm: int) -> Compiled:
     """Compiles the kernel that multiplies so.
 
     Raises:
-        UsageError: Triton is not installed, or nothing is compiled for that capability.
+        UsageError: Triton is not installed or told to interpret, or nothing is compiled for that
+            capability.
         InternalError: Triton made something else than TensorRT launches.
     """
     if sm not in SHARED:
@@ -67,6 +69,12 @@ def compiled(gemv: Gemv, tile: Tile, sm: int) -> Compiled:
             "The kernels of TensorRT plug-ins cannot be compiled",
             "Triton is not installed, which exists for Linux only",
             'Run pip install "arkinfer[kernels]".',
+        )
+    if os.environ.get("TRITON_INTERPRET", "0") != "0":
+        raise UsageError(
+            "The kernels of TensorRT plug-ins cannot be compiled",
+            "The environment sets TRITON_INTERPRET, and Triton interprets them instead",
+            "Unset it.",
         )
     name = kernel_name(gemv, tile)
     made = _compile(gemv, tile, sm)

@@ -3,10 +3,10 @@
 A program multiplies QUADS sets of four rows by TOKENS rows of x; its threads take words along the
 inputs, LANES at a time, and add up at the end. The loop touches no shared memory.
 
-Codes become numbers without a conversion, of which Orin does 16 in a clock only: a code that stands
-at bits b … of a word is masked out, put into the low bits of the float32 2^23, and 2^23 + midpoint
-* 2^b is subtracted, which is exact; x is multiplied by 2^-b, which is exact, too. Source of the
-trick: J. Kim et al., "Who Says Elephants Can't Run" (2022), there with float16.
+Codes become numbers without a conversion, of which a multiprocessor does 16 in a clock: a code that
+stands at bits b … of a word is masked out, put into the low bits of the float32 2^23, and 2^23 +
+midpoint * 2^b is subtracted, which is exact; x is multiplied by 2^-b, which is exact, too.
+Source of the trick: Y. J. Kim et al., "Who Says Elephants Can't Run" (2022), there with float16.
 """
 
 from __future__ import annotations

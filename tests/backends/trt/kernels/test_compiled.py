@@ -182,12 +182,27 @@ def test_a_kernel_with_other_parameters_is_refused(ptx: str) -> None:
 def test_what_the_command_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["int4-g128"]) == 2
     assert '"int4-g128" is no matrix. Write one like int4-g128:4096.' in capsys.readouterr().err
-    assert main(["int4-g128:4096", "--tactic", "9"]) == 2
-    assert "There is no tactic 9. Choose 1 to 5." in capsys.readouterr().err
+    assert main(["int4-g128:4096", "int4-g128:1024", "--tactic", "4"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        "error: int4-g128:1024 has no tactic 4. A tactic is left out where it has more threads "
+        "than a row has words. Choose one of 1, 2, 3, 5.\n",
+    )
     assert main(["int4-g128:4096", "--sm", "70"]) == 2
     assert capsys.readouterr().err == (
         "error: Kernels are not compiled for compute capability 7.0. Nothing is known of its "
         "limits. Choose one of 80, 86, 87, 89, 90.\n"
+    )
+
+
+@needs_triton
+def test_an_interpreting_triton_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(UsageError) as refusal:
+        compiled(TERNARY, TILES[0], 87)
+    assert str(refusal.value) == (
+        "The kernels of TensorRT plug-ins cannot be compiled. The environment sets "
+        "TRITON_INTERPRET, and Triton interprets them instead. Unset it."
     )
 
 
