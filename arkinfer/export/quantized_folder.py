@@ -66,9 +66,10 @@ def write_folder(
     path = request.output or Path(f"{checkpoint.name}-{suffix}")
     check_place(path)
     own = _DTYPES.get(checkpoint.config.torch_dtype, _DTYPES["bfloat16"])
-    source, notes = quantized_source(tensors, request, layout.problem, layout.scale_dtype(own))
+    scales = layout.scale_dtype(own)
+    source, notes = quantized_source(tensors, request, layout.problem, scales)
     request.fill()
-    if request.calibrated:
+    if request.calibrated and scales.itemsize == 2:
         source = Halved(source)
     schemes = {name: scheme for name, scheme in source.schemes().items() if is_linear(name)}
     written = layout(source, schemes)
