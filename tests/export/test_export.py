@@ -16,6 +16,7 @@ from arkinfer.frontend.checkpoint import Checkpoint, open_checkpoint
 from arkinfer.packing import parse_scheme
 from arkinfer.quant import round_to_nearest
 from arkinfer.testing import make_checkpoint, preset
+from arkinfer.testing.torch_model import torch_model, torch_step
 
 FORMATS = ("gptq", "compressed-tensors")
 
@@ -191,7 +192,7 @@ def test_what_a_killed_export_left_is_removed(plain: Path, tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize("quant", ["int4-g32", "int4-g32-asym", "int8-g64", "int4-spgptq-g32"])
 def test_transformers_loads_the_same_numbers(tmp_path: Path, quant: str):
-    """A plain Llama through its loader of compressed-tensors."""
+    """A plain Llama through its loader of compressed-tensors: weights, logits, and an answer."""
     import torch
     from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
@@ -209,3 +210,11 @@ def test_transformers_loads_the_same_numbers(tmp_path: Path, quant: str):
     with open_checkpoint(report.path) as checkpoint:
         for name in checkpoint.schemes():
             np.testing.assert_array_equal(state[name].numpy(), checkpoint.read(name))
+        ids = np.random.default_rng(0).integers(3, 500, 40)
+        ours, _ = torch_step(torch_model(checkpoint.config, checkpoint, context=64), ids)
+    with torch.inference_mode():
+        given = torch.from_numpy(ids)[None]
+        theirs = model(given).logits[0].numpy()
+        answer = model.generate(given, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    np.testing.assert_allclose(theirs, ours, atol=1e-4 * np.abs(ours).max())
+    assert answer[0, 40] == ours[-1].argmax()
