@@ -19,6 +19,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ from benchmarks.llama_twin import EMBEDDING, branch_scale, write_twin
 from benchmarks.quantization_quality import HELD_OUT, Judge
 
 SCRIPTS = Path(__file__).with_name("quantizers")
-METHODS = ("gptq", "pgptq", "spgptq")
+METHODS = ("gptq", "spgptq")
 OTHERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("llm-compressor", "llm_compressor", {}),
     ("llm-compressor, ranges by squared error", "llm_compressor", {"observer": "memoryless_mse"}),
@@ -49,7 +50,7 @@ OTHERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 WHOLE: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("int4-gptq-g128", "int8-row", {"model.layers.*.mlp.down_proj": "int4-row"}),
-    ("int4-gptq-g64", "int8-row", {}),
+    ("int4-gptq-g128", "int8-row", {"model.layers.*.self_attn.[kv]_proj": "int8-g128"}),
 )
 """Linears, embedding, and exceptions: what is compared with each of `TYPES`."""
 
@@ -122,7 +123,8 @@ def recipe_for(
     bench: Bench, quant: str, embedding: str = "none", overrides: Mapping[str, str] | None = None
 ) -> Path:
     """A recipe's file; its name is that of what it makes."""
-    file = bench.folder / f"{quant}-{embedding}-{len(overrides or {})}.toml"
+    own = zlib.crc32(repr(overrides).encode())
+    file = bench.folder / f"{quant}-{embedding}-{own:x}.toml"
     lines = [
         'summary = "a benchmark"', f'models = ["{bench.checkpoint.name}"]', 'target = "cpu"',
         f'quant = "{quant}"', f'embedding = "{embedding}"', "[overrides]",
@@ -197,8 +199,8 @@ def against_llama_cpp(bench: Bench, python: str) -> None:
             whole(bench, recipe_for(bench, quant, embedding, overrides), embedding, seed)
             for seed in range(bench.seeds)
         ]
-        more = f", {len(overrides)} exception" if overrides else ""
-        show(f"arkinfer `{quant}`{more}, embedding `{embedding}`", made)
+        rest = "".join(f"`{s}` for {p.rpartition('.')[2]}, " for p, s in overrides.items())
+        show(f"arkinfer `{quant}`, {rest}embedding `{embedding}`", made)
 
 
 def whole(bench: Bench, recipe: Path, embedding: str, seed: int) -> Made:
