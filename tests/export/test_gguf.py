@@ -139,6 +139,8 @@ def test_ternary_matrices_become_tq2_0_without_a_loss(plain: Path, tmp_path: Pat
     }
     folder = changed(plain, tmp_path / "ternary", **trits)
     assert export(folder, "gguf", tmp_path / "a.gguf").schemes == {"tq2_0": 14, "f16": 1}
+    said = export(folder, "gguf", tmp_path / "b.gguf", quant="ternary")
+    assert said.path.read_bytes() == (tmp_path / "a.gguf").read_bytes()
     report = export(folder, "gguf", tmp_path / "m.gguf", type="tq2_0")
     assert report.schemes == {"tq2_0": 14, "q8_0": 1}
     with open_checkpoint(folder) as before, open_checkpoint(report.path) as after:
@@ -261,6 +263,7 @@ def with_tokenizer(folder: Path, target: Path, **changes: Any) -> Path:
     ("options", "kind", "words"),
     [
         ({"type": "q5_1"}, UsageError, 'There is no type "q5_1" of gguf. Known: f16, q4_0, q8_0'),
+        ({"quant": "ternary"}, UnsupportedError, "is not ternary"),
         ({"type": "tq2_0"}, UnsupportedError,
          "model.layers.0.self_attn.q_proj.weight is not ternary. TQ2_0 holds -s, 0 and s only, and "
          "row 0 holds"),

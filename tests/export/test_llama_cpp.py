@@ -19,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from arkinfer.compiler.calibration.text import TextOptions
 from arkinfer.compiler.export import export
 from arkinfer.frontend.checkpoint import Checkpoint, open_checkpoint
 from arkinfer.frontend.gguf.file import read_header
@@ -110,9 +111,13 @@ def test_the_demo_model_answers_alike(
     assert share >= 0.98
 
 
-def test_a_quantized_model_answers_alike(windows: list[list[int]], tmp_path: Path) -> None:
-    """The codes of int4-g32 are those of Q4_0."""
-    report = export(None, "gguf", tmp_path / "m.gguf", quant="int4-g32")
+@pytest.mark.parametrize("quant", ["int4-g32", "int4-spgptq-g32"])
+def test_a_quantized_model_answers_alike(
+    windows: list[list[int]], tmp_path: Path, quant: str
+) -> None:
+    """The codes of int4-g32 are those of Q4_0; a calibrated model has other norms, too."""
+    text = TextOptions(samples=4) if quant != "int4-g32" else None
+    report = export(None, "gguf", tmp_path / "m.gguf", quant=quant, calib=text)
     assert report.schemes == {"f16": 1, "q4_0": 56}
     with open_checkpoint(report.path) as checkpoint:
         share = equal_top_1(checkpoint, report.path, windows[:4])
