@@ -84,9 +84,9 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         run = device(given.sm)
-        for line in checks(run.multiply):
-            print(line, flush=True)
-        timings = [] if given.check else list(_timed(run))
+        for said in checks(run.multiply):
+            print(said, flush=True)
+        timings = [] if given.check else list(timed(run))
         if given.json is not None:
             given.json.write_text(json.dumps([asdict(t) for t in timings], indent=1) + "\n")
         if given.least is not None:
@@ -123,7 +123,7 @@ def problem(gemv: Gemv, tokens: int, seed: int) -> tuple[Any, Any, Any]:
     """Random x, words and scales, on the device that torch would use."""
     import torch
 
-    where = "cuda" if torch.cuda.is_available() else "cpu"
+    where = _where()
     random = torch.Generator(where).manual_seed(seed)
     (_, words), (_, scales) = gemv.parts().values()
     low, high = -(1 << 31), (1 << 31) - 1
@@ -131,6 +131,12 @@ def problem(gemv: Gemv, tokens: int, seed: int) -> tuple[Any, Any, Any]:
     scale = torch.rand(scales, generator=random, device=where).add(0.5).mul(0.01).half()
     x = torch.randn((tokens, gemv.inputs), generator=random, device=where).half()
     return x, made, scale
+
+
+def _where() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def reference(gemv: Gemv, x: Any, words: Any, scale: Any) -> Any:
@@ -213,7 +219,7 @@ def copies(nbytes: int) -> int:
     return 2 + ROTATED // nbytes
 
 
-def _timed(run: _Device) -> Iterator[Timing]:
+def timed(run: _Device) -> Iterator[Timing]:
     """Every shape, scheme and tactic, as they are measured; prints them, too."""
     for name, shape in SHAPES.items():
         for scheme in SCHEMES:
@@ -250,7 +256,7 @@ def _copy_rate(nbytes: int) -> float:
 
     half = nbytes // 2
     pairs = [
-        [torch.zeros(half, dtype=torch.uint8, device="cuda") for _ in range(2)]
+        [torch.zeros(half, dtype=torch.uint8, device=_where()) for _ in range(2)]
         for _ in range(copies(nbytes))
     ]
 

@@ -7,6 +7,7 @@ import ctypes
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,81 @@ def test_timings_go_through_more_than_caches_hold() -> None:
             size = Gemv.of(parse_scheme(scheme), shape).nbytes
             assert 256 << 20 < gpu.copies(size) * size < 1 << 30
     assert Gemv.of(Scheme(4, 128), (4096, 4096)).nbytes == 4096 * 4096 // 2 + 4096 * 32 * 2
+
+
+class Clock:
+    """Stands for CUDA's graphs and events: a launch takes 3 ms, a copy none."""
+
+    def __init__(self) -> None:
+        self.milliseconds, self.captured, self.launched = 0.0, 0, []
+
+    def launch(self, gemv: Gemv, tile: Tile, x: Any, words: Any, scale: Any, y: Any) -> None:
+        self.captured += 1
+        self.launched.append((tile, words.data_ptr()))
+
+    def multiply(self, gemv: Gemv, tile: Tile, x: Any, words: Any, scale: Any) -> Any:
+        return torch.zeros((len(x), gemv.width), dtype=torch.float16)
+
+    def graph(self) -> Any:
+        clock = self
+
+        class Graph:
+            launches = 0
+
+            def replay(self) -> None:
+                clock.milliseconds += 3 * self.launches or 1
+
+        return Graph()
+
+    @contextmanager
+    def capture(self, graph: Any) -> Iterator[None]:
+        self.captured = 0
+        yield
+        graph.launches = self.captured
+
+    def event(self, enable_timing: bool) -> Any:
+        clock = self
+
+        class Event:
+            def record(self) -> None:
+                self.at = clock.milliseconds
+
+            def synchronize(self) -> None:
+                assert enable_timing
+
+            def elapsed_time(self, other: Event) -> float:
+                return other.at - self.at
+
+        return Event()
+
+
+def test_a_timing_goes_through_all_sets_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    for name, stand_in in {
+        "CUDAGraph": clock.graph,
+        "graph": clock.capture,
+        "Event": clock.event,
+        "synchronize": lambda: None,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(gpu, "SHAPES", {"small": (8, 1024)})
+    monkeypatch.setattr(gpu, "SCHEMES", ("int4-g128",))
+    size = Gemv(4, 128, 1024, 8).nbytes
+    monkeypatch.setattr(gpu, "ROTATED", 3 * size)
+    timings = list(gpu.timed(clock))
+    assert [t.kernel.rpartition("_")[2] for t in timings] == [
+        "t1q1w4",
+        "t1q2w4",
+        "t1q1w2",
+        "t4q1w4",
+    ]
+    for timing in timings:
+        assert timing.seconds == pytest.approx(3e-3)
+        assert timing.rate == pytest.approx(size / 3e-3)
+        assert timing.copy_rate == pytest.approx(5 * size / 1e-3)
+    first = [words for tile, words in clock.launched if tile == TILES[0]]
+    assert len(set(first)) == 5, "one launch to warm up, then one for each set"
+    assert len(first) == 6
 
 
 TIMING = gpu.Timing("4096 x 4096", "ark_gemv_int4_g128_k4096_t1q1w4", 4e-6, 2.1e12, 2.8e12)
