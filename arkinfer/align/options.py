@@ -17,7 +17,8 @@ from arkinfer.align.stored import parsed
 from arkinfer.artifact.manifest import kv_scales
 from arkinfer.compiler.calibration.text import BUILT_IN, TextOptions, read_text
 from arkinfer.compiler.kv_scales import TEXT
-from arkinfer.compiler.options import BuildOptions
+from arkinfer.compiler.options import BuildOptions, activations_name
+from arkinfer.compiler.prepare import asked_activations
 from arkinfer.compiler.ternary import take_ternary
 from arkinfer.errors import UsageError
 from arkinfer.ir import QuantizedType
@@ -64,6 +65,7 @@ def options_of(
         cast(int, module.attributes["context"]),
         cast(int, module.attributes["chunk"]),
         facts.get("kv", "fp32"),
+        _activations(module),
         requantize=_requantized(module, checkpoint),
         text=_text(artifact, calib),
     )
@@ -127,6 +129,12 @@ def _requantized(module: ir.Module, checkpoint: Checkpoint) -> bool:
     sources = [weight.source for weight in module.weights.values() if weight.source is not None]
     again = {name for source in sources if source.rule == "rtn" for name in source.inputs}
     return bool(again & checkpoint.schemes().keys())
+
+
+def _activations(module: ir.Module) -> str | None:
+    """What the build was told; None: nothing."""
+    asked = asked_activations(module)
+    return None if asked in (None, "any") else activations_name(asked)
 
 
 def _embedding(module: ir.Module) -> str:

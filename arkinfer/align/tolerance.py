@@ -98,7 +98,8 @@ def of_backend(backend: str, line: Line) -> Tolerance:
     if backend == "reference":
         return REFERENCE
     if line.op == "quant.linear":
-        return _INT8_ACTIVATIONS if backend == "onnxruntime" else KERNEL
+        exact = backend != "onnxruntime" or line.attributes["activations"] == "f32"
+        return KERNEL if exact else _INT8_ACTIVATIONS
     return _CODES if cache_scales(line) else KERNEL
 
 

@@ -55,12 +55,15 @@ class Section:
         config: JSON facts of the executor's own.
         requires: version ranges by package, e.g. {"onnxruntime": ">=1.23"}.
         tensors: names of the tensors that it loads.
+        activations: what its products with quantized matrices take, e.g. "int8"; None: there are
+            none, or an older arkinfer wrote it.
     """
 
     backend: str
     config: dict[str, Any]
     requires: dict[str, str]
     tensors: tuple[str, ...]
+    activations: str | None = None
 
     @property
     def ir(self) -> str:
@@ -116,6 +119,7 @@ class SectionFacts(TypedDict):
     requires: dict[str, str]
     tensors: list[str]
     config: dict[str, Any]
+    activations: NotRequired[str]
 
 
 class EntryFacts(TypedDict):
@@ -236,7 +240,12 @@ _SECTION = _struct(
         "requires": _map(_text("a version range"), "version ranges by package"),
         "tensors": _list(_text("a name of `tensors`"), "what it loads"),
         "config": {"type": "object", "description": "facts of the executor's own"},
-    }
+    },
+    {
+        "activations": _text(
+            "what its products with quantized matrices take, e.g. int8; absent: there are none"
+        )
+    },
 )
 _TENSOR = _struct(
     {

@@ -81,7 +81,11 @@ class Artifact:
             raise
         self.sections = {
             facts["backend"]: Section(
-                facts["backend"], facts["config"], facts["requires"], tuple(facts["tensors"])
+                facts["backend"],
+                facts["config"],
+                facts["requires"],
+                tuple(facts["tensors"]),
+                facts.get("activations"),
             )
             for facts in self.manifest["sections"]
         }

@@ -225,8 +225,7 @@ class ArtifactWriter:
         try:  # sorted and through JSON, so that equal facts give equal bytes
             known = json.loads(json.dumps({**_DEFAULTS, **facts}, sort_keys=True, allow_nan=False))
             sections = [
-                json.loads(json.dumps({**vars(s), "tensors": list(s.tensors)}, sort_keys=True))
-                for s in self._sections.values()
+                json.loads(json.dumps(_section(s), sort_keys=True)) for s in self._sections.values()
             ]
             known = {
                 "format": FORMAT,
@@ -388,3 +387,9 @@ def _disk_error(error: OSError, path: Path, needed: int) -> ArkError:
             "Name an output file in a folder of yours, or change the permissions",
         )
     return ResourceError(f'"{path}" cannot be written', os.strerror(error.errno or 0))
+
+
+def _section(section: Section) -> dict[str, Any]:
+    """What manifest.json says of it."""
+    facts = {**vars(section), "tensors": list(section.tensors)}
+    return {key: value for key, value in facts.items() if value is not None}

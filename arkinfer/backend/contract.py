@@ -93,6 +93,16 @@ class Compiler(Protocol):
     legalizations: tuple[str, ...]
     """Rewrites of `arkinfer.passes.legalize` that this backend wants, by name."""
 
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """What its products with quantized matrices can take, the fastest first.
+
+        "f32" is the input as it is, "f16" the input of a network that computes in that, and "i8"
+        the input rounded with a scale for each block. A node asks by its attribute `activations`;
+        "any" is the first of these.
+        """
+        ...
+
     def supports(self, node: ir.Node, target: Target) -> Support:
         """Whether this backend runs a node on the target, and how well. Never guesses."""
         ...

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from arkinfer import ir
-from arkinfer.backend.contract import Compiler
+from arkinfer.backend.contract import Compiler, Support
 from arkinfer.errors import UnsupportedError
 from arkinfer.targets import Target
 
@@ -43,7 +43,7 @@ def place(module: ir.Module, compiler: Compiler, target: Target) -> Placement:
     homeless: dict[tuple[str, str], list[str]] = {}
     stored = False
     for node in module.nodes():
-        support = compiler.supports(node, target)
+        support = _support(node, compiler, target)
         if support.level != "fast":
             found = slow if support.level == "slow" else homeless
             found.setdefault((node.op, support.reason), []).append(node.loc)
@@ -60,6 +60,14 @@ def place(module: ir.Module, compiler: Compiler, target: Target) -> Placement:
             else "Choose another quantization, or another backend with --backend",
         )
     return Placement(compiler.name, dict(Counter(node.op for node in module.nodes())), slow)
+
+
+def _support(node: ir.Node, compiler: Compiler, target: Target) -> Support:
+    asked = node.attributes.get("activations", "any")
+    if asked != "any" and asked not in compiler.activations:
+        own = " or ".join(compiler.activations)
+        return Support.no(f"its products take activations in {own}, not in {asked}")
+    return compiler.supports(node, target)
 
 
 def _is_stored(module: ir.Module, node: ir.Node) -> bool:

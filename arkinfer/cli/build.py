@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from arkinfer.cli.caches import cache_words
 from arkinfer.cli.options import (
+    Activations,
     Calib,
     CalibSamples,
     CalibSeed,
@@ -45,6 +47,7 @@ def build(
     context: Longest = None,
     chunk: Chunk = None,
     kv: Kv = None,
+    activations: Activations = None,
     recipe: Recipe = None,
     requantize: Requantize = False,
     calib: Calib = None,
@@ -82,6 +85,7 @@ def build(
             context=context,
             chunk=chunk,
             kv=kv,
+            activations=activations,
             requantize=requantize,
             calib=text_options(calib, calib_samples, calib_tokens, calib_seed),
             recipe=recipe,
@@ -117,6 +121,8 @@ def _show(report: BuildReport) -> None:
     print(f"backends  {', '.join(report.backends)}")
     kept = cache_words(report.kv, report.kv_scales)
     print(f"context   {report.context:,} tokens, cached in {kept}")
+    if report.activations:
+        print(f"products  with activations in {_kinds(report.activations)}")
     quantized = sum(count for name, count in report.schemes.items() if name.startswith("int"))
     if report.reused:
         print(f"reused    {report.reused} of {quantized} quantized matrices, from the cache")
@@ -126,6 +132,14 @@ def _show(report: BuildReport) -> None:
     for line in report.slow:
         print(f"slow      {line}")
     print(f"next      {_next(report)}")
+
+
+def _kinds(activations: Mapping[str, str]) -> str:
+    """One for all backends, or each backend's."""
+    kinds = set(activations.values())
+    if len(kinds) == 1:
+        return kinds.pop()
+    return ", ".join(f"{kind} ({backend})" for backend, kind in activations.items())
 
 
 def _next(report: BuildReport) -> str:

@@ -36,7 +36,8 @@ def inspect(
         print(jsonlib.dumps(facts, indent=2))
         return
     _print_facts(facts)
-    print_table(("section", "requires", "tensors", "bytes"), _section_rows(facts))
+    columns = ("section", "requires", "activations", "tensors", "bytes")
+    print_table(columns, _section_rows(facts))
     print_table(("group", "tensors", "bytes", "share"), _group_rows(facts))
     if entries:
         rows = [
@@ -70,6 +71,7 @@ def describe(artifact: Artifact, *, entries: bool = False) -> dict[str, Any]:
             {
                 "backend": section.backend,
                 "requires": section.requires,
+                "activations": section.activations,
                 "tensors": len(section.tensors),
                 "bytes": artifact.section_bytes(section.backend),
             }
@@ -173,6 +175,7 @@ def _section_rows(facts: dict[str, Any]) -> list[tuple[str, ...]]:
         (
             section["backend"],
             ", ".join(f"{name}{spec}" for name, spec in section["requires"].items()) or "nothing",
+            section["activations"] or "",
             str(section["tensors"]),
             human(section["bytes"]),
         )

@@ -74,6 +74,12 @@ Chunk: TypeAlias = Annotated[int | None, typer.Option(help="The most tokens of o
 Kv: TypeAlias = Annotated[
     str | None, typer.Option(help="fp32 or int8, of the key-value cache; default: fp32.")
 ]
+Activations: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="int8 or fp32, in products with quantized matrices; default: what is fastest."
+    ),
+]
 Calib: TypeAlias = Annotated[
     Path | None,
     typer.Option(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from arkinfer.cli.caches import cache_words
 from arkinfer.cli.options import (
+    Activations,
     Calib,
     CalibSamples,
     CalibSeed,
@@ -40,6 +41,7 @@ def plan(
     context: Longest = None,
     chunk: Chunk = None,
     kv: Kv = None,
+    activations: Activations = None,
     recipe: Recipe = None,
     requantize: Requantize = False,
     calib: Calib = None,
@@ -66,6 +68,7 @@ def plan(
         context=context,
         chunk=chunk,
         kv=kv,
+        activations=activations,
         requantize=requantize,
         calib=text_options(calib, calib_samples, calib_tokens, calib_seed),
         recipe=recipe,
@@ -102,6 +105,8 @@ def _show(found: Plan) -> None:
     for by, models in groupby(found.published, lambda each: each.by):
         rates = ", ".join(f"{each.model} {each.tokens_per_second:g}" for each in models)
         print(f"published   {rates} tok/s on it, by {by}")
+    if found.activations is not None:
+        print(f"products    with activations in {found.activations}")
     for line in found.requantized:
         print(f"again       {line}")
     for line in found.slow:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -30,7 +29,7 @@ from arkinfer.compiler.resources import check_disk, check_memory, out_of_memory
 from arkinfer.compiler.reuse import ReusedWeights
 from arkinfer.compiler.stages import Stages
 from arkinfer.compiler.ternary import take_ternary
-from arkinfer.compiler.weights import nbytes
+from arkinfer.compiler.weights import elements_per_row, nbytes, rows_of
 from arkinfer.compiler.writing import write_sections, write_texts
 from arkinfer.ir import QuantizedType, Weight
 from arkinfer.passes.quantize_cache import PREFIX
@@ -64,6 +63,8 @@ class BuildReport:
         context: the longest sequence, in tokens.
         kv: how the key-value cache is kept, `fp32` or `int8`.
         kv_scales: what an int8 cache has scales for, "token" or "channel"; None: it is not int8.
+        activations: by backend, what its products with quantized matrices take: `int8`, `fp32` …;
+            empty: nothing is quantized.
         ops: nodes by op.
         slow: a sentence for everything that takes a slow path.
         requantized: a sentence for each kind of matrix that was quantized once more.
@@ -89,6 +90,7 @@ class BuildReport:
     bits_per_weight: float
     context: int
     kv: str
+    activations: dict[str, str]
     ops: dict[str, int]
     slow: tuple[str, ...]
     kv_scales: str | None = None
@@ -119,6 +121,7 @@ def build(
     context: int | None = None,
     chunk: int | None = None,
     kv: str | None = None,
+    activations: str | None = None,
     overrides: Mapping[str, str] | None = None,
     requantize: bool = False,
     gates: Gates | None = None,
@@ -148,6 +151,8 @@ def build(
         kv: `fp32` or `int8`: how the key-value cache is kept; None: `fp32`. int8 takes about a
             quarter of the memory, with a scale for each head of each token; where a backend knows
             no such scales, one for each channel, calibrated on a small built-in text.
+        activations: `int8` or `fp32`: whether products with quantized matrices round their inputs;
+            None: what each backend is fastest with.
         overrides: schemes of matrices by a pattern of their torch module, such as
             `{"model.layers.*.mlp.down_proj": "int8-g32"}`; of several that fit, the last counts.
         requantize: quantize again, to `quant` or else as `arkinfer.quant.replacement` says, the
@@ -176,8 +181,8 @@ def build(
     from arkinfer.frontend.hub import resolve
 
     options = options_by(
-        recipe, target, quant, backend, embedding, dtype, context, chunk, kv, overrides, requantize,
-        calib,
+        recipe, target, quant, backend, embedding, dtype, context, chunk, kv, activations,
+        overrides, requantize, calib,
     )  # fmt: skip
     remove_stale()
     kept = Cache.open() if cache else Cache(None)
@@ -291,7 +296,7 @@ def _report(
 ) -> BuildReport:
     stored = prepared.stored_weights()
     matrices = [w for w in stored if len(w.type.shape) == 2 and not w.name.startswith(PREFIX)]
-    weights = sum(math.prod(_fixed(w)) for w in matrices)
+    weights = sum(rows_of(w) * elements_per_row(w) for w in matrices)
     schemes: dict[str, int] = {}
     for weight in matrices:
         kind = weight.type
@@ -311,6 +316,7 @@ def _report(
         context=prepared.context,
         kv=options.kv,
         kv_scales=options.kv_scales,
+        activations={e.compiler.name: e.activations for e in prepared.lowered if e.activations},
         ops=prepared.lowered[0].placement.ops,
         slow=tuple(line for each in prepared.lowered for line in each.placement.slow_lines()),
         requantized=sentences(options.again(checkpoint.config, checkpoint.schemes())),
@@ -320,10 +326,6 @@ def _report(
         calibration=prepared.calibration or None,
         recipe=None if options.recipe is None else options.recipe.facts(),
     )
-
-
-def _fixed(weight: Weight) -> list[int]:
-    return [d for d in weight.type.shape if isinstance(d, int)]
 
 
 def _manifest(checkpoint: Checkpoint, prepared: Prepared) -> dict[str, Any]:

@@ -25,6 +25,7 @@ def options_by(
     context: int | None,
     chunk: int | None,
     kv: str | None,
+    activations: str | None,
     overrides: Mapping[str, str] | None,
     requantize: bool,
     calib: TextOptions | None,
@@ -46,11 +47,12 @@ def options_by(
             if calib is None and own.calibration is not None:
                 calib = TextOptions(**own.calibration.model_dump())
         target, dtype, kv = _first(target, own.target), _first(dtype, own.dtype), _first(kv, own.kv)
+        activations = _first(activations, own.activations)
         context, chunk = _first(context, own.context), _first(chunk, own.chunk)
         requantize = requantize or own.requantize
     options = BuildOptions.make(
         "cpu" if target is None else target, quant, backend, embedding, dtype, context, chunk,
-        "fp32" if kv is None else kv, overrides, requantize, calib,
+        "fp32" if kv is None else kv, activations, overrides, requantize, calib,
     )  # fmt: skip
     return replace(options, recipe=own)
 

@@ -237,6 +237,7 @@ def _probe(module: ir.Module) -> ir.Module:
     for node in step.nodes:
         if node.op in ("quant.linear", "quant.embedding"):
             node.op = node.op.replace("quant.", "nn.")
+            node.attributes.pop("activations", None)  # which dense matrices always take as they are
             node.operands[1] = dense_form(probe, node.weights[0])
     run_pipeline(probe, [pass_named("eliminate-dead-code")])
     return probe

@@ -30,6 +30,9 @@ DTYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 CACHES = {"fp32": "f32", "int8": "i8"}
 """What a user calls a dtype of the key-value cache -> what the IR calls it."""
 
+ACTIVATIONS = {"fp32": "f32", "int8": "i8"}
+"""What a user calls what products with quantized matrices take -> what the IR calls it."""
+
 DEFAULT = "int4"
 """How a checkpoint that is not quantized is, unless asked otherwise."""
 
@@ -51,6 +54,8 @@ class BuildOptions:
     context: int | None
     chunk: int
     kv: str = "fp32"
+    activations: str | None = None
+    """What products with quantized matrices take; None: what each backend is fastest with."""
     quant_given: str | None = None
     embedding_given: str | None = None
     overrides: tuple[tuple[str, Scheme], ...] = ()
@@ -77,6 +82,7 @@ class BuildOptions:
         context: int | None,
         chunk: int | None,
         kv: str = "fp32",
+        activations: str | None = None,
         overrides: Mapping[str, str] | None = None,
         requantize: bool = False,
         text: TextOptions | None = None,
@@ -84,8 +90,8 @@ class BuildOptions:
         """Checks every name; the nearest known one is offered.
 
         Raises:
-            UsageError: an unknown target, quantization, backend, dtype or kind of cache, or a bad
-                number.
+            UsageError: an unknown target, quantization, backend, dtype, kind of cache or of
+                activations, activations that a backend does not have, or a bad number.
         """
         machine = load_target(target)
         spec = parse_quant(quant or DEFAULT, embedding)
@@ -102,6 +108,7 @@ class BuildOptions:
             if number is not None and number < 1:
                 raise UsageError(f"The {what} cannot be {number} tokens", "", "Give at least 1")
         compilers = tuple(compiler(name) for name in names)
+        _check_activations(activations, compilers)
         own = tuple((pattern, parse_linear(name)) for pattern, name in (overrides or {}).items())
         if text is not None and spec.method is None:
             raise UsageError(
@@ -111,8 +118,8 @@ class BuildOptions:
                 "with a group, such as int4-gptq-g128",
             )
         return cls(
-            machine, spec, compilers, dtype, context, chunk or CHUNK, kv, quant, embedding, own,
-            requantize, text or TextOptions(),
+            machine, spec, compilers, dtype, context, chunk or CHUNK, kv, activations, quant,
+            embedding, own, requantize, text or TextOptions(),
         )  # fmt: skip
 
     @property
@@ -130,8 +137,18 @@ class BuildOptions:
         """The same for a checkpoint that has these matrices quantized: it stays as it is.
 
         Raises:
-            UsageError: another quantization was asked for.
+            UsageError: another quantization was asked for, or int8 activations with nothing that
+                is quantized.
         """
+        spec = self.quant
+        if self.activations == "int8" and not (
+            schemes or spec.linear or spec.embedding or self.overrides
+        ):
+            raise UsageError(
+                "No matrix is quantized, so that activations stay as they are",
+                "int8 was asked for, which is for products with quantized matrices",
+                "Leave --activations out, or quantize: --quant int8",
+            )
         if not schemes or self.quant.linear is None:
             return self
         if self.quant_given is not None and self.requantize and self.quant.method is None:
@@ -222,3 +239,23 @@ class BuildOptions:
                 "longer rope_scaling that its model card publishes",
             )
         return context
+
+
+def activations_name(kind: str) -> str:
+    """What a user calls activations that the IR calls so."""
+    names = {**DTYPES, **ACTIVATIONS}
+    return next((user for user, known in names.items() if known == kind), kind)
+
+
+def _check_activations(asked: str | None, compilers: Sequence[Compiler]) -> None:
+    if asked is None:
+        return
+    if asked not in ACTIVATIONS:
+        raise UsageError(f'There are no activations in "{asked}"', "", nearest(asked, ACTIVATIONS))
+    for each in compilers:
+        if ACTIVATIONS[asked] not in each.activations:
+            raise UsageError(
+                f"{each.name} does not take activations in {asked}",
+                f"It takes them in {' or '.join(map(activations_name, each.activations))}",
+                "Leave --activations out, or choose another backend with --backend",
+            )

@@ -77,6 +77,8 @@ class Plan:
         context: the longest sequence, in tokens.
         kv: how the key-value cache is kept.
         kv_scales: what an int8 cache has scales for, "token" or "channel"; None: it is not int8.
+        activations: what the first backend's products with quantized matrices would take; None:
+            nothing is quantized.
         artifact_bytes: size of the file.
         weight_bytes: of it, what the first backend loads.
         kv_bytes: key-value cache at the full context, as the first backend keeps it.
@@ -103,6 +105,7 @@ class Plan:
     context: int
     kv: str
     kv_scales: str | None
+    activations: str | None
     artifact_bytes: int
     weight_bytes: int
     kv_bytes: int
@@ -136,6 +139,7 @@ def plan(
     context: int | None = None,
     chunk: int | None = None,
     kv: str | None = None,
+    activations: str | None = None,
     overrides: Mapping[str, str] | None = None,
     requantize: bool = False,
     calib: TextOptions | None = None,
@@ -153,8 +157,8 @@ def plan(
     from arkinfer.frontend.hub import resolve
 
     options = options_by(
-        recipe, target, quant, backend, embedding, dtype, context, chunk, kv, overrides, requantize,
-        calib,
+        recipe, target, quant, backend, embedding, dtype, context, chunk, kv, activations,
+        overrides, requantize, calib,
     )  # fmt: skip
     folder = resolve(model_by(options, model), offline=offline, weights=False)
     checkpoint = open_config(folder)
@@ -181,6 +185,7 @@ def plan(
         context=length,
         kv=device.caches or options.kv,
         kv_scales=options.kv_scales,
+        activations=lowered[0].activations,
         artifact_bytes=_file_size(entries),
         weight_bytes=weight_bytes,
         kv_bytes=device.per_token * length,
@@ -211,7 +216,7 @@ def _fused(
     context: int,
     settled: Mapping[str, tuple[str, Scheme]],
 ) -> ir.Module:
-    from arkinfer.compiler.options import DTYPES
+    from arkinfer.compiler.options import ACTIVATIONS, DTYPES
     from arkinfer.frontend.dense import dense_module
 
     own = {"float32": "f32", "float16": "f16"}.get(config.torch_dtype, "bf16")
@@ -224,6 +229,7 @@ def _fused(
         embedding=options.quant.embedding,
         dtype=stored,
         declared=settled,
+        activations="any" if options.activations is None else ACTIVATIONS[options.activations],
     )
     return module if options.kv_scales is None else with_int8_caches(module, options.kv_scales)
 

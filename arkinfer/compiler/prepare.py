@@ -13,7 +13,7 @@ from arkinfer import ir
 from arkinfer.backend import Compiler
 from arkinfer.backend.placement import Placement, place
 from arkinfer.compiler.cache import Cache
-from arkinfer.compiler.options import DTYPES, BuildOptions
+from arkinfer.compiler.options import ACTIVATIONS, DTYPES, BuildOptions, activations_name
 from arkinfer.compiler.weights import Leaves
 from arkinfer.ir.types import dtype_name
 from arkinfer.targets import Target
@@ -49,11 +49,22 @@ class Replaced(Protocol):
 
 @dataclass(frozen=True)
 class Lowered:
-    """A module that is legal for one backend."""
+    """A module that is legal for one backend.
+
+    Attributes:
+        activations: what its products with quantized matrices take, as a user calls it; None:
+            there are none.
+    """
 
     compiler: Compiler
     module: ir.Module
     placement: Placement
+
+    @property
+    def activations(self) -> str | None:
+        asked = asked_activations(self.module)
+        kind = self.compiler.activations[0] if asked == "any" else asked
+        return None if kind is None else activations_name(kind)
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,15 @@ class Prepared:
     def stored_weights(self) -> list[ir.Weight]:
         """The weights that nodes use, each once, over all sections."""
         return used_weights([each.module for each in self.lowered])
+
+
+def asked_activations(module: ir.Module) -> str | None:
+    """What products with quantized matrices are to take, as the IR calls it; None: there are none.
+
+    All of a build's products are asked for the same.
+    """
+    kinds = [n.attributes["activations"] for n in module.nodes() if n.op == "quant.linear"]
+    return str(kinds[0]) if kinds else None
 
 
 def unwatched(step: str, module: ir.Module) -> None:
@@ -152,7 +172,8 @@ def prepare(
     on_stage("optimizing the graph")
     folder = None if dump_ir is None else Path(dump_ir)
     store = None if options.dtype is None else DTYPES[options.dtype]
-    passes = standard_pipeline(options.quant, store)
+    activations = None if options.activations is None else ACTIVATIONS[options.activations]
+    passes = standard_pipeline(options.quant, store, activations)
     ran = 0
 
     def watched(step: str, module: ir.Module) -> None:

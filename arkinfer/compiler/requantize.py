@@ -109,5 +109,5 @@ def _node(op: str, scheme: Scheme, shape: tuple[int, int]) -> ir.Node:
     table = op == "quant.embedding"
     kind = TensorType("i64", (dim("T"),)) if table else TensorType("f32", (dim("T"), shape[1]))
     builder = Builder(ir.infer_types)
-    builder.add(op, Value(kind, "x"), weight)
+    builder.add(op, Value(kind, "x"), weight, **ir.complete_attributes(op, {}))
     return builder.nodes[0]

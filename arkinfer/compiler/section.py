@@ -104,9 +104,14 @@ class SectionWriter:
     def configure(self, config: Mapping[str, Any], requires: Mapping[str, str]) -> None:
         self._config, self._requires = dict(config), dict(requires)
 
-    def finish(self) -> Section:
-        """The finished section, which the artifact now lists."""
-        section = Section(self._backend, self._config, self._requires, tuple(self._tensors))
+    def finish(self, activations: str | None = None) -> Section:
+        """The finished section, which the artifact now lists.
+
+        Args:
+            activations: what its products with quantized matrices take; None: there are none.
+        """
+        tensors = tuple(self._tensors)
+        section = Section(self._backend, self._config, self._requires, tensors, activations)
         self._artifact.add_section(section)
         return section
 

@@ -61,4 +61,4 @@ def write_sections(
         store = WeightStore(lowered.module.weights, prepared.leaves, quantize)
         writer = SectionWriter(lowered.compiler.name, artifact, store, written, begun)
         lowered.compiler.compile(lowered.module, prepared.options.target, writer)
-        writer.finish()
+        writer.finish(lowered.activations)

@@ -25,6 +25,7 @@ def dense_module(
     embedding: Scheme | None = None,
     dtype: str = "f32",
     declared: Mapping[str, tuple[str, Scheme]] | None = None,
+    activations: str = "any",
 ) -> ir.Module:
     """`step(tokens, rows, k0, v0, …) -> logits, k0, v0, …` of a config, fused.
 
@@ -36,9 +37,10 @@ def dense_module(
         embedding: how embedding and head are quantized; None: not.
         dtype: of the weights in the checkpoint, an IR name.
         declared: the matrices whose quantized form is settled: rule and scheme by name.
+        activations: what products with quantized matrices take, as the IR calls it.
     """
-    builder = _Dense(config, context, chunk, linear, embedding, dtype, declared or {})
-    return builder.build()
+    schemes = (linear, embedding)
+    return _Dense(config, context, chunk, schemes, dtype, declared or {}, activations).build()
 
 
 class _Dense:
@@ -47,13 +49,14 @@ class _Dense:
         config: ModelConfig,
         context: int,
         chunk: int,
-        linear: Scheme | None,
-        embedding: Scheme | None,
+        schemes: tuple[Scheme | None, Scheme | None],
         dtype: str,
         declared: Mapping[str, tuple[str, Scheme]],
+        activations: str,
     ) -> None:
-        self.declared = declared
-        self.config, self.linear, self.embedding, self.dtype = config, linear, embedding, dtype
+        self.declared, self.activations = declared, activations
+        self.linear, self.embedding = schemes
+        self.config, self.dtype = config, dtype
         self.context = context
         self.builder = Builder(ir.infer_types)
         self.module = ir.Module(
@@ -228,4 +231,6 @@ class _Dense:
 
     def multiply(self, x: Value, name: str, scheme: Scheme | None) -> Value:
         weight, quantized = self.matrix(name, scheme)
-        return self.builder.add("quant.linear" if quantized else "nn.linear", x, weight)
+        if not quantized:
+            return self.builder.add("nn.linear", x, weight)
+        return self.builder.add("quant.linear", x, weight, activations=self.activations)

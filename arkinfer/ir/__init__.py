@@ -22,7 +22,7 @@ from arkinfer.ir.interp import (
     run_function,
     run_op,
 )
-from arkinfer.ir.ops import OPS, infer_types, op_class
+from arkinfer.ir.ops import OPS, complete_attributes, infer_types, op_class
 from arkinfer.ir.parse import parse_module
 from arkinfer.ir.text import print_function, print_module, print_node, value_names
 from arkinfer.ir.types import (
@@ -61,6 +61,7 @@ __all__ = [
     "Value",
     "Weight",
     "WeightStore",
+    "complete_attributes",
     "dim",
     "infer_types",
     "load_wide",

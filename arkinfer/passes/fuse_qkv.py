@@ -49,7 +49,7 @@ class _Fuse:
         b = Builder(ir.infer_types)
         b.loc = common_path([node.loc for node in linears])
         counts = [shape[-2] for shape in shapes]
-        packed = b.add(first.op, x, stacked)
+        packed = b.add(first.op, x, stacked, **first.attributes)
         shape = (*shapes[0][:-2], sum(counts), shapes[0][-1])
         packed = b.add("tensor.reshape", packed, shape=shape)
         results: dict[Value, Value] = {}

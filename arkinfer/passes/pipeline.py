@@ -30,12 +30,16 @@ are stacked, which works for forms that agree. Sums become `nn.add` when those o
 and scalars fold when there is an `nn.add` to take them and dead ones are gone."""
 
 
-def standard_pipeline(quant: QuantSpec | None = None, store: str | None = None) -> list[Pass]:
+def standard_pipeline(
+    quant: QuantSpec | None = None, store: str | None = None, activations: str | None = None
+) -> list[Pass]:
     """The passes of a build, without what single backends want.
 
     Args:
         quant: schemes of the linears, and of embedding and head; None: not quantized.
         store: the IR dtype that matrices which are not quantized are stored in; None: as they are.
+        activations: what products with quantized matrices take, as the IR calls it; None: what
+            each backend is fastest with.
     """
     passes = [pass_named(name) for name in FUSIONS]
     if quant is not None and (quant.linear or quant.embedding):
@@ -44,4 +48,6 @@ def standard_pipeline(quant: QuantSpec | None = None, store: str | None = None) 
         passes.append(pass_named("quantize", linear=linear, embedding=embedding, clip=quant.clip))
     if store is not None:
         passes.append(pass_named("store-weights", dtype=store))
+    if activations is not None:
+        passes.append(pass_named("set-activations", dtype=activations))
     return [*passes, pass_named("eliminate-dead-code")]

@@ -21,6 +21,7 @@ from arkinfer.ir import (
     Weight,
 )
 from arkinfer.packing import Scheme, parse_scheme
+from arkinfer.passes.rewrite import read_quantized
 from arkinfer.passes.symbols import derived
 
 METHODS = ("rtn",)
@@ -71,8 +72,7 @@ class Quantize:
             options.append(("clip", False))
         source = Derived(self.method, (weight.name,), tuple(options))
         named = Weight(f"{weight.name}.{scheme.name}", QuantizedType(scheme, shape), source)
-        node.operands[1] = module.add_weight(derived(module, named))
-        node.op = node.op.replace("nn.", "quant.")
+        read_quantized(node, module.add_weight(derived(module, named)))
         return True
 
 

@@ -21,6 +21,7 @@ NAMES = (
     "quantize",
     "quantize-cache",
     "rescale-residual",
+    "set-activations",
     "store-weights",
     "use-quantized",
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from arkinfer import ir
-from arkinfer.ir import Builder, Function, Module, Node, Operand, Value
+from arkinfer.ir import Builder, Function, Module, Node, Operand, Value, Weight
 from arkinfer.passes.match import NoMatch, Pattern, Uses, need
 from arkinfer.passes.prove import refutation
 
@@ -62,6 +62,13 @@ def one_node(like: Node, op: str, *operands: Operand, **attributes: ir.Attribute
     builder.loc = like.loc
     builder.add(op, *operands, **attributes)
     return builder.nodes[0]
+
+
+def read_quantized(node: Node, form: Weight) -> None:
+    """A linear or an embedding reads a quantized form of its matrix from now on."""
+    node.operands[1] = form
+    node.op = node.op.replace("nn.", "quant.")
+    node.attributes = ir.complete_attributes(node.op, node.attributes)
 
 
 class Round:

@@ -12,6 +12,7 @@ from typing import cast
 
 from arkinfer.ir import Derived, Module, QuantizedType, TensorType, Weight
 from arkinfer.packing import Scheme
+from arkinfer.passes.rewrite import read_quantized
 
 OPS = ("nn.linear", "nn.embedding")
 
@@ -52,7 +53,6 @@ class UseQuantized:
             if form.type.shape != matrix.type.shape:
                 module.remark(self.name, node, f"@{form.name} is {form.type}")
                 continue
-            node.operands[1] = form
-            node.op = node.op.replace("nn.", "quant.")
+            read_quantized(node, form)
             changed = True
         return changed

@@ -78,6 +78,8 @@ class Recipe(BaseModel):
         context: the longest sequence, in tokens; None: the model's.
         chunk: the most tokens of one prefill step; None: as many as usual.
         kv: of the key-value cache, as `--kv`.
+        activations: in products with quantized matrices, as `--activations`; None: what each
+            backend is fastest with.
         overrides: schemes of matrices by a pattern of their torch module; the last that fits
             counts.
         requantize: quantize once more what the target has no fast path for, as `--requantize`.
@@ -98,6 +100,7 @@ class Recipe(BaseModel):
     context: int | None = Field(default=None, ge=1, le=1 << 31)
     chunk: int | None = Field(default=None, ge=1, le=1 << 31)
     kv: str = "fp32"
+    activations: str | None = None
     overrides: dict[_Name, str] = Field(default_factory=dict)
     requantize: bool = False
     calibration: Calibration | None = None

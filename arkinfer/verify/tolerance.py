@@ -105,10 +105,18 @@ quarter of the divergence), and bf16 and fp16 of a checkpoint in float32 (one in
 nothing, as measured)."""
 
 
-def tolerances(manifest: Manifest, backend: str) -> dict[str, Tolerance]:
+def tolerances(
+    manifest: Manifest, backend: str, activations: str | None = None
+) -> dict[str, Tolerance]:
     """What is let pass of a section: "reference", numerics alone; "source", quantization, too.
 
     What counts is what the tensors are, by their names; `--quant none` and `ternary` say little.
+
+    Args:
+        manifest: of the file.
+        backend: whose section.
+        activations: what its products with quantized matrices take; None: whatever the backend
+            has always taken.
 
     Raises:
         UnsupportedError: nobody measured that combination.
@@ -116,7 +124,8 @@ def tolerances(manifest: Manifest, backend: str) -> dict[str, Tolerance]:
     dtype, kv = manifest["dtype"], manifest.get("kv", "fp32")
     quant = manifest["quant"]
     codes = {match[1] for name in manifest["tensors"] if (match := _CODES.search(name))}
-    numerics, kept = NUMERICS.get((backend, min(codes, default=dtype))), CACHES.get((backend, kv))
+    computed = "fp32" if codes and activations == "fp32" else min(codes, default=dtype)
+    numerics, kept = NUMERICS.get((backend, computed)), CACHES.get((backend, kv))
     rounding = ROUNDING.get(min(codes - {"int2"}, default=dtype))  # nothing is rounded to two bits
     if numerics is None or kept is None or rounding is None:
         raise UnsupportedError(

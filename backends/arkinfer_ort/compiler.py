@@ -22,6 +22,7 @@ class OnnxRuntimeCompiler:
 
     name = "onnxruntime"
     legalizations: tuple[str, ...] = ("rescale-residual",)
+    activations: tuple[str, ...] = ("i8", "f32")
 
     def supports(self, node: ir.Node, target: Target) -> Support:
         """By the tables of `support.py`."""

@@ -12,7 +12,10 @@ OPSET = 18
 IR_VERSION = 9
 CONTRIB = "com.microsoft"
 
-STANDARD = frozenset({"Add", "Cast", "Cos", "Gather", "Mul", "SimplifiedLayerNormalization", "Sin"})
+STANDARD = frozenset(
+    {"Add", "Cast", "Cos", "Gather", "Mul", "ReduceSum", "Reshape", "Sin",
+     "SimplifiedLayerNormalization"}
+)  # fmt: skip
 """Ops of the default domain (the last one is ONNX Runtime's own, registered there)."""
 
 
@@ -23,7 +26,7 @@ class Graph:
         self._nodes: list[NodeProto] = []
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
-        self._constants: dict[float, TensorProto] = {}
+        self._constants: dict[tuple[type, object], TensorProto] = {}
         self._names: dict[str, int] = {}
 
     def input(self, name: str, dtype: int, shape: list[int | str]) -> str:
@@ -35,11 +38,20 @@ class Graph:
 
     def scalar(self, value: float) -> str:
         """A float32 constant that stands in the model itself."""
+        return self._constant(value, np.float32)
+
+    def floats(self, *values: float) -> str:
+        """A float32 vector that stands in the model itself."""
+        return self._constant(values, np.float32)
+
+    def integers(self, *values: int) -> str:
+        """A vector of int64, such as a shape."""
+        return self._constant(values, np.int64)
+
+    def _constant(self, value: object, dtype: type) -> str:
         name = f"constant.{len(self._constants)}"
-        known = self._constants.setdefault(
-            value, numpy_helper.from_array(np.array(value, np.float32), name)
-        )
-        return known.name
+        made = numpy_helper.from_array(np.array(value, dtype), name)
+        return self._constants.setdefault((dtype, value), made).name
 
     def add(self, op: str, inputs: list[str], loc: str, **attributes: Any) -> str:
         """Appends a node with one output; returns the output's name."""

@@ -38,9 +38,12 @@ class Matrix:
 
     Attributes:
         codes: uint8, [N, K/block, block * bits / 8] or, of a table, [N, K * bits / 8].
+            With `rest`, 8-bit codes are listed as twice as many of 4 bits, low halves first.
         scale: float32 [N, K/block].
         zero: uint8, packed; None: the middle code stands for 0.
         factors: float32 [N], what the product is multiplied by; None: nothing.
+        rest: float32 [N, K/block], what a product with halves of codes lacks, each being taken
+            for 8 less: times the sum of the block's activations; None: nothing.
         order: int32 [K], the order of the columns; None: as they come.
         bits: per code.
         block: columns that share a scale.
@@ -51,6 +54,7 @@ class Matrix:
     scale: str
     zero: str | None
     factors: str | None
+    rest: str | None
     order: str | None
     bits: int
     block: int
@@ -80,36 +84,67 @@ class Initializers:
             self._list(weight.name, tensor, np.dtype(DTYPES[kind.dtype]).name, _sizes(kind.shape))
         return weight.name
 
-    def matrix(self, weight: Weight) -> Matrix:
-        """A quantized matrix as MatMulNBits reads it."""
-        return self._matrix(weight, table=False)
-
     def table(self, weight: Weight) -> Matrix:
         """A quantized matrix as GatherBlockQuantized reads it; the same bytes."""
-        return self._matrix(weight, table=True)
-
-    def _matrix(self, weight: Weight, *, table: bool) -> Matrix:
         kind = cast(QuantizedType, weight.type)
         scheme, (rows, columns) = kind.scheme, kind.shape
-        factored = has_row_factors(kind) and not table
-        size = block_size(scheme, columns) if table else product_block(kind, self._arch)
-        block = cast(int, size)
-        self.versions.add(needed_version(kind, table=table))
+        block = cast(int, block_size(scheme, columns))
+        self.versions.add(needed_version(kind, table=True))
         parts = self._out.weight(weight)
-        blocks = columns // block
-        codes = f"{weight.name}.table" if table else f"{weight.name}.codes"
-        row_bytes = columns * scheme.bits // 8
-        dims = [rows, row_bytes] if table else [rows, blocks, row_bytes // blocks]
-        self._list(codes, parts["codes"], "uint8", dims)
-        factors = order = None
-        if factored:
-            scale, zero = self._ones(rows, blocks), None
+        dims = [rows, columns * scheme.bits // 8]
+        codes = self._list(f"{weight.name}.table", parts["codes"], "uint8", dims)
+        scale, zero = self._scales(weight, kind, block, parts), None
+        if scheme.offset == "zero":
+            zero = self._zeros(weight, kind, block, parts, scheme.bits)
+        return Matrix(codes, scale, zero, None, None, None, scheme.bits, block, kind.shape)
+
+    def matrix(self, weight: Weight, *, exact: bool = False) -> Matrix:
+        """A quantized matrix as MatMulNBits reads it.
+
+        Args:
+            weight: its symbol.
+            exact: in a form that has kernels for activations as they are: of four bits.
+        """
+        kind = cast(QuantizedType, weight.type)
+        scheme, (rows, columns) = kind.scheme, kind.shape
+        block = cast(int, product_block(kind, self._arch, exact=exact))
+        self.versions.add(needed_version(kind, exact=exact))
+        parts = self._out.weight(weight)
+        bits, blocks = scheme.bits, columns // block
+        zero = factors = rest = order = None
+        if has_row_factors(kind):
+            scale = self._ones(rows, blocks)
             factors = self._list(f"{weight.name}.factors", parts["scale"], "float32", [rows])
         else:
-            scale, zero = self._scales(weight, kind, block, parts)
+            scale = self._scales(weight, kind, block, parts)
+        codes = parts["codes"]
+        if exact and bits == 2:
+            codes, bits = self._widened(weight, kind), 4
+        if exact and bits == 8:
+            rest = self._rest(weight, kind, block)
+        elif scheme.offset == "zero":
+            zero = self._zeros(weight, kind, block, parts, bits)
+        dims = [rows, blocks, block * bits // 8]
+        codes = self._list(f"{weight.name}.codes", codes, "uint8", dims)
         if "order" in parts:
             order = self._list(f"{weight.name}.order", parts["order"], "int32", [columns])
-        return Matrix(codes, scale, zero, factors, order, scheme.bits, block, kind.shape)
+        return Matrix(codes, scale, zero, factors, rest, order, bits, block, kind.shape)
+
+    def _widened(self, weight: Weight, kind: QuantizedType) -> str:
+        """Codes of two bits in four, around 8 where they are around 2."""
+        shift = np.uint8(0 if kind.scheme.offset == "zero" else 8 - kind.scheme.midpoint)
+        width = kind.shape[1] // 2
+        return self._repacked(
+            f"{weight.name}.codes.int4", "uint8", weight, width,
+            lambda q: pack_bits(q.unpacked().reshape(q.shape) + shift, 4),
+        )  # fmt: skip
+
+    def _rest(self, weight: Weight, kind: QuantizedType, block: int) -> str:
+        """What is missing where halves of 8-bit codes are taken for numbers around 8."""
+        repeat, blocks = kind.scheme.group_size(kind.shape[1]) // block, kind.shape[1] // block
+        name = f"{weight.name}.rest"
+        tensor = self._repacked(name, "float32", weight, blocks, lambda q: _rest(q, repeat))
+        return self._list(name, tensor, "float32", [kind.shape[0], blocks])
 
     def _ones(self, rows: int, blocks: int) -> str:
         """Scales that change nothing, one tensor for all matrices of a shape."""
@@ -122,11 +157,11 @@ class Initializers:
 
     def _scales(
         self, weight: Weight, kind: QuantizedType, block: int, parts: dict[str, str]
-    ) -> tuple[str, str | None]:
-        """Scales and packed zero points for blocks of `block`; groups may be several of them."""
-        scheme, (rows, columns) = kind.scheme, kind.shape
+    ) -> str:
+        """Scales for blocks of `block`; groups may be several of them."""
+        rows, columns = kind.shape
         blocks = columns // block
-        repeat = scheme.group_size(columns) // block
+        repeat = kind.scheme.group_size(columns) // block
         name = f"{weight.name}.scale"
         if name not in self.entries:
             tensor = parts["scale"]
@@ -135,17 +170,25 @@ class Initializers:
                     f"{name}.g{block}", "float32", weight, blocks, lambda q: _repeat(q, repeat)
                 )
             self._list(name, tensor, "float32", [rows, blocks])
-        if scheme.offset != "zero":
-            return name, None
-        zero = f"{weight.name}.zero"
-        if zero not in self.entries:
-            size, tensor = packed_size(blocks, scheme.bits), parts["zero"]
-            if repeat > 1:
+        return name
+
+    def _zeros(
+        self, weight: Weight, kind: QuantizedType, block: int, parts: dict[str, str], bits: int
+    ) -> str:
+        """Zero points for blocks of `block`, packed in `bits`."""
+        rows, columns = kind.shape
+        blocks = columns // block
+        repeat = kind.scheme.group_size(columns) // block
+        name = f"{weight.name}.zero" if bits == kind.scheme.bits else f"{weight.name}.zero.int4"
+        if name not in self.entries:
+            size, tensor = packed_size(blocks, bits), parts["zero"]
+            if repeat > 1 or bits != kind.scheme.bits:
                 tensor = self._repacked(
-                    f"{zero}.g{block}", "uint8", weight, size, lambda q: _repeat_zero(q, repeat)
-                )
-            self._list(zero, tensor, "uint8", [rows, size])
-        return name, zero
+                    f"{name}.g{block}", "uint8", weight, size,
+                    lambda q: pack_bits(np.repeat(q.zeros(), repeat, axis=1), bits),
+                )  # fmt: skip
+            self._list(name, tensor, "uint8", [rows, size])
+        return name
 
     def _repacked(
         self,
@@ -197,5 +240,7 @@ def _repeat(q: QuantizedTensor, times: int) -> Array:
     return np.repeat(q.scale.astype(np.float32), times, axis=1)
 
 
-def _repeat_zero(q: QuantizedTensor, times: int) -> Array:
-    return pack_bits(np.repeat(q.zeros(), times, axis=1), q.scheme.bits)
+def _rest(q: QuantizedTensor, times: int) -> Array:
+    """scale (136 - zero): halves around 8 make 8 + 16 * 8 of a code."""
+    rest = q.scale.astype(np.float32) * (np.float32(136) - q.zeros().astype(np.float32))
+    return np.repeat(rest, times, axis=1)

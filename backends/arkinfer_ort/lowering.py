@@ -16,16 +16,15 @@ from arkinfer.errors import UnsupportedError
 from arkinfer.ir import DTYPES, CacheType, Node, TensorType, Value
 from arkinfer_ort.attention import Attention, NoMatch, Rotary, match_attention
 from arkinfer_ort.graph import Graph
-from arkinfer_ort.initializers import Initializers, Matrix
+from arkinfer_ort.initializers import Initializers
 from arkinfer_ort.places import Place, Places
+from arkinfer_ort.products import Products
+from arkinfer_ort.support import is_exact
 
 ROW_BY_ROW = frozenset(
     {"nn.add", "nn.linear", "nn.rms_norm", "nn.silu_mul", "quant.linear", "tensor.reshape"}
 )
 """Ops whose row t depends on rows t alone (a reshape when it only joins heads)."""
-
-INT8_ACTIVATIONS = 4
-"""MatMulNBits' accuracy level: activations quantized to int8 by block; the one fast path."""
 
 _CACHES = {"f32": TensorProto.FLOAT, "i8": TensorProto.INT8}
 """A cache's dtype -> the graph's."""
@@ -54,6 +53,7 @@ class Lowering:
         self._function = function
         self._context = context
         self._initializers = initializers
+        self._products = Products(self.graph, initializers)
         self._names: dict[Value, str] = {}
         self._gathered: dict[Value, str] = {}
         self._widened: dict[str, str] = {}
@@ -235,27 +235,10 @@ class Lowering:
         )
 
     def quantized_linear(self, node: Node) -> None:
-        matrix = self._initializers.matrix(node.weights[0])
         x = self._operand(node, node.values[0])
-        if matrix.order is not None:
-            x = self.graph.add("Gather", [x, matrix.order], node.loc, axis=2)
-        self._names[node.result] = self._multiplied(x, matrix, node.loc)
-
-    def _multiplied(self, x: str, matrix: Matrix, loc: str) -> str:
-        inputs = [x, matrix.codes, matrix.scale]
-        product = self.graph.add(
-            "MatMulNBits",
-            inputs + ([matrix.zero] if matrix.zero else []),
-            loc,
-            N=matrix.shape[0],
-            K=matrix.shape[1],
-            bits=matrix.bits,
-            block_size=matrix.block,
-            accuracy_level=INT8_ACTIVATIONS,
+        self._names[node.result] = self._products.add(
+            x, node.weights[0], node.loc, exact=is_exact(node)
         )
-        if matrix.factors is None:
-            return product
-        return self.graph.add("Mul", [product, matrix.factors], loc)
 
     def add(self, node: Node) -> None:
         """A sum; together with the norm that reads it where there is one."""

@@ -54,6 +54,18 @@ activations are quantized by block, so that short blocks are the more accurate o
 SLOW_BLOCKS = {(2, 16)}
 """(bits, block) that have no kernel of their own: each call widens the matrix, 16 ms."""
 
+EXACT = {
+    2: "with activations in fp32 two bits become four in memory, and a product takes 3 times as "
+    "long",
+    4: "with activations in fp32 a product takes 3 to 4 times as long, a prompt's twice",
+    8: "with activations in fp32 a product takes 6 to 8 times as long, a prompt's 4 times",
+}
+"""Bits per weight -> what it costs to leave activations as they are. ONNX Runtime has kernels for
+that with four bits only, which run everything else here, too; with others it would widen the whole
+matrix at every use. One row times [1024, 1024] on one thread takes 70 µs with four bits (20 with
+int8 activations), 130 with eight (24; widened 1,650) and 73 with two (27; widened 1,950); each of
+512 rows takes 45, 83 and 45 µs (20, 18 and 37)."""
+
 MEASURED = ("x86_64", "AMD64")
 """Architectures that the tables were measured on."""
 
@@ -80,16 +92,23 @@ def looks_up(kind: QuantizedType) -> bool:
     return scheme.bits == 2 and rows % LOOKUP_ROWS == 0 and block is not None and block % 32 == 0
 
 
-def product_block(kind: QuantizedType, arch: str) -> int | None:
+def is_exact(node: ir.Node) -> bool:
+    """Whether a product has to take its activations as they are."""
+    return node.attributes.get("activations") == "f32"
+
+
+def product_block(kind: QuantizedType, arch: str, *, exact: bool = False) -> int | None:
     """The block size of a matrix that is multiplied by; None: there is none."""
     wide = has_row_factors(kind) and looks_up(kind) and kind.shape[1] % LOOKUP_BLOCK == 0
-    if wide and arch in MEASURED:
+    if wide and arch in MEASURED and not exact:
         return LOOKUP_BLOCK
     return block_size(kind.scheme, kind.shape[1])
 
 
-def needed_version(kind: QuantizedType, *, table: bool = False) -> str:
+def needed_version(kind: QuantizedType, *, table: bool = False, exact: bool = False) -> str:
     """The first ONNX Runtime that multiplies by such a matrix, or looks up rows in it."""
+    if exact:
+        return BIT_VERSIONS[4]
     scheme, block = kind.scheme, block_size(kind.scheme, kind.shape[1])
     if table and scheme.offset == "zero" and block and kind.shape[1] // block * scheme.bits % 8:
         return PADDED_ZEROS_VERSION
@@ -128,6 +147,8 @@ def _quantized(node: ir.Node, target: Target) -> Support:
     if block is None:
         size = scheme.group_size(columns)
         return Support.no(f"groups of {size} cannot be cut into blocks of 16, 32, 64 or 128")
+    if is_exact(node):
+        return Support.slow(EXACT[scheme.bits])
     if node.op == "quant.linear" and (scheme.bits, block) in SLOW_BLOCKS:
         return Support.slow(f"{scheme.bits} bits in blocks of {block} are widened at every use")
     if target.arch not in MEASURED and scheme.bits == 2:

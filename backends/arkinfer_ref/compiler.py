@@ -16,6 +16,7 @@ class ReferenceCompiler:
 
     name = "reference"
     legalizations: tuple[str, ...] = ()
+    activations: tuple[str, ...] = ("f32",)
 
     def supports(self, node: ir.Node, target: Target) -> Support:
         """Every op of the IR has a `ref`, and no one chooses this backend for its speed."""

@@ -32,6 +32,7 @@ class TensorRTCompiler:
 
     def __init__(self, dtype: str = "f16") -> None:
         self.dtype = dtype
+        self.activations: tuple[str, ...] = (dtype,)
 
     def supports(self, node: ir.Node, target: Target) -> Support:
         """By the table of `support.py`."""

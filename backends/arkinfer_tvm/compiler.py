@@ -25,6 +25,7 @@ class TvmCompiler:
 
     name = "tvm"
     legalizations: tuple[str, ...] = ()
+    activations: tuple[str, ...] = ("f32",)
 
     def supports(self, node: ir.Node, target: Target) -> Support:
         return supports(node, target)

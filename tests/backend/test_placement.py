@@ -18,6 +18,7 @@ class Picky:
 
     name = "picky"
     legalizations: tuple[str, ...] = ()
+    activations: tuple[str, ...] = ("f32",)
 
     def __init__(self, **answers: Support) -> None:
         self.answers = answers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.backends.models import CACHED, QUANT_EMBEDDING, QUANT_LINEAR, WHOLE
+from tests.backends.models import CACHED, EVERY, QUANT_EMBEDDING, QUANT_LINEAR, WHOLE
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Tolerance:
 
     Attributes:
         dense: of a model whose matrices are floats.
-        quantized: of one with `quant.*` ops.
+        quantized: of one with `quant.*` ops, unless they take activations as they are.
     """
 
     dense: float
@@ -44,6 +44,7 @@ REFUSED: dict[str, set[str]] = {
     "tvm": set(),
     "tensorrt": {
         *(m.name for m in (*CACHED, *WHOLE) if m.cache != "f32"),
+        *(m.name for m in EVERY if m.activations == "f32"),
         *(m.name for m in QUANT_LINEAR if m.linear not in (
             "int4-g16", "int4-g32", "int4-g64", "int4-g128", "int4-row",
             "int8-g32", "int8-g128", "int8-row",

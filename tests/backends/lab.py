@@ -67,6 +67,7 @@ class Model:
         name: "op variation", or what the whole model is.
         changes: keys of config.json that differ from `BASE`.
         linear, embedding: schemes by name; None: not quantized.
+        activations: in products with quantized matrices, as the IR calls it.
         cache: "f32"; or int8 with scales per "token", or per "channel", calibrated on some tokens.
         dtype: of the checkpoint.
         context, chunk: of the artifact, in tokens.
@@ -76,6 +77,7 @@ class Model:
     changes: Mapping[str, Any] = field(default_factory=dict)
     linear: str | None = None
     embedding: str | None = None
+    activations: str = "any"
     cache: str = "f32"
     dtype: str = "float32"
     context: int = 48
@@ -99,6 +101,7 @@ class Model:
             chunk=self.chunk,
             linear=parse_scheme(self.linear) if self.linear else None,
             embedding=parse_scheme(self.embedding) if self.embedding else None,
+            activations=self.activations,
             dtype={"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[self.dtype],
         )
 

@@ -46,6 +46,11 @@ QUANT_LINEAR = [
     )
 ]  # fmt: skip
 
+EXACT = [
+    Model(f"quant.linear {scheme}, activations as they are", linear=scheme, activations="f32")
+    for scheme in ("int2-row", "int2-g64-asym", "int4-g32-asym", "int4-g32-actorder", "int8-row")
+]
+
 QUANT_EMBEDDING = [
     *(
         Model(f"quant.embedding {scheme}", embedding=scheme)
@@ -94,10 +99,19 @@ WHOLE = [
         cache="token",
         dtype="bfloat16",
     ),
+    Model(
+        "three layers int4, activations as they are",
+        {"num_hidden_layers": 3, "rope_scaling": LONGROPE},
+        linear="int4-g32",
+        embedding="int8-g32",
+        activations="f32",
+        dtype="bfloat16",
+    ),
     Model("llama int8", LLAMA, linear="int8-row", embedding="int8-row", dtype="bfloat16"),
 ]
 
 DEEP = Model("deep", {"max_position_embeddings": 512, "vocab_size": 61}, context=400, chunk=160)
 """Tokens enough for kernels to go over their caches in several blocks."""
 
-MODELS = {m.name: m for m in (*DENSE, *QUANT_LINEAR, *QUANT_EMBEDDING, *CACHED, *WHOLE)}
+EVERY = (*DENSE, *QUANT_LINEAR, *EXACT, *QUANT_EMBEDDING, *CACHED, *WHOLE)
+MODELS = {m.name: m for m in EVERY}

@@ -83,14 +83,22 @@ def test_onnxruntime_runs_them_as_they_are(folders: dict[str, Path], tmp_path: P
     assert error(report.path, folders[name]) < TOLERANCES["onnxruntime"].quantized
 
 
-@pytest.mark.parametrize("backend", ["reference", "tvm"])
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [
+        *((backend, name) for backend in ("reference", "tvm") for name in FOLDERS),
+        *(
+            ("onnxruntime", name) for name in FOLDERS if name != "mlx"
+        ),  # which it has no kernels for
+    ],
+)
 def test_answers_are_those_of_the_dequantized_model(
     folders: dict[str, Path], tmp_path: Path, name: str, backend: str
 ):
     report = arkinfer.build(
-        folders[name], output=tmp_path / "m.ark", context=64, backend=backend, quant="none"
-    )
+        folders[name], output=tmp_path / "m.ark", context=64, backend=backend, quant="none",
+        activations="fp32",
+    )  # fmt: skip
     assert set(report.schemes) - {"f16"} == SCHEMES[name]
     assert error(report.path, folders[name]) < EXACT
 
@@ -135,6 +143,22 @@ def test_what_is_fast_stays_as_it_is(folders: dict[str, Path], tmp_path: Path):
     report = arkinfer.build(folders["gptq"], output=out, context=64, requantize=True)
     assert report.requantized == ()
     assert set(report.schemes) == {"int4-g64", "f16"}
+
+
+def test_what_was_quantized_again_is_computed_as_it_is(folders: dict[str, Path], tmp_path: Path):
+    """ONNX Runtime beside the reference, which is held to the torch module above."""
+    backends = ("onnxruntime", "reference")
+    out = tmp_path / "m.ark"
+    arkinfer.build(
+        folders["mlx"], output=out, context=64, requantize=True, backend=backends,
+        activations="fp32",
+    )  # fmt: skip
+    answers: list[np.ndarray] = []
+    for backend in backends:
+        with arkinfer.load(out, backend=backend, threads=1) as engine:
+            answers.append(engine.logits(IDS))
+    found, expected = answers
+    assert np.abs(found - expected).max() < EXACT * np.abs(expected).max()
 
 
 def test_quant_says_to_what(folders: dict[str, Path], tmp_path: Path):

@@ -38,7 +38,14 @@ def refusal(module: ir.Module) -> InternalError:
         ("%0 = nn.linear(%k, @w) : f32[T, 6]", "nn.linear: x is cache<f32>[S, 2, 4], not a float"),
         ("%0 = nn.linear(%x, @n) : f32[T, 6]", "weight is f32[8], which has not 2 dims"),
         ("%0 = nn.linear(%x, @q) : f32[T, 6]", "weight is quant<int4-g8>[6, 8], not a float"),
-        ("%0 = quant.linear(%x, @w) : f32[T, 6]", "weight is f32[6, 8], not a quantized matrix"),
+        (
+            '%0 = quant.linear(%x, @w) {activations = "any"} : f32[T, 6]',
+            "weight is f32[6, 8], not a quantized matrix",
+        ),
+        (
+            '%0 = quant.linear(%x, @q) {activations = "f16"} : f32[T, 6]',
+            'activations are any, f32, i8, not "f16"',
+        ),
         ("%0 = nn.rms_norm(%x, @n) {eps = 1.0} : f32[8, T]", "its result is f32[8, T], but the op"),
         ("%0 = tensor.add(%x, @w) : f32[T, 8]", "tensor.add: dims T and 6 do not broadcast"),
         ("%0 = nn.add(%x, @n) : f32[T, 8]", "residual is f32[T, 8], branch is f32[8]"),

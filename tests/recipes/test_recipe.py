@@ -29,6 +29,7 @@ dtype = "fp32"
 context = 96
 chunk = 48
 kv = "int8"
+activations = "fp32"
 requantize = true
 [overrides]
 "model.layers.*.mlp.down_proj" = "int8-g32"
@@ -52,7 +53,7 @@ def written(folder: Path, text: str = WHOLE) -> Path:
 
 def options(recipe: str | Path | None, **given: Any) -> Any:
     names = ("target", "quant", "backend", "embedding", "dtype", "context", "chunk", "kv",
-             "overrides")  # fmt: skip
+             "activations", "overrides")  # fmt: skip
     values = (given.get(name) for name in names)
     return options_by(recipe, *values, given.get("requantize", False), given.get("calib"))
 
@@ -66,6 +67,7 @@ def test_all_that_a_recipe_says(tmp_path: Path):
     assert recipe.calibration.model_dump() == {"samples": 4, "tokens": 32, "seed": 1}
     found = options(written(tmp_path))
     assert (found.target.name, found.quant.name, found.kv) == ("cpu", "int4-gptq-g32", "int8")
+    assert found.activations == "fp32"
     assert (found.dtype, found.context, found.chunk) == ("fp32", 96, 48)
     assert found.quant.embedding.name == "int8-g64"
     assert [(p, s.name) for p, s in found.overrides] == [
@@ -81,6 +83,7 @@ def test_options_win_over_a_recipe(tmp_path: Path):
     found = options(path, dtype="fp16", context=32, kv="fp32", chunk=8, embedding="none")
     assert (found.dtype, found.context, found.kv, found.chunk) == ("fp16", 32, "fp32", 8)
     assert found.quant.embedding is None
+    assert options(path, activations="int8").activations == "int8"
     assert found.quant.name == "int4-gptq-g32"
     with pytest.raises(UsageError, match="context cannot be 0"):
         options(path, context=0)
@@ -129,7 +132,7 @@ def test_a_recipe_names_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("#" * 40_000, "Reason: it has more than 32,768 bytes"),
         ("a=" + "[" * 9000, "Reason: it is nested too deeply"),
         (SHORT + 'sumary = "x"', 'it has no key "sumary". Did you mean "summary"?'),
-        (SHORT + 'name = "x"', 'it has no key "name". Known: calibration, chunk'),
+        (SHORT + 'name = "x"', 'it has no key "name". Known: activations, calibration'),
         (SHORT + "[gates]\nmax_k = 1", 'it has no key "gates.max_k". Did you mean "max_kl"?'),
         (SHORT + "[calibration]\nseeds = 1", 'no key "calibration.seeds". Did you mean "seed"?'),
         (SHORT + "[gates]\nmax_kl = nan", "gates.max_kl: input should be a finite number"),

@@ -107,6 +107,14 @@ def test_the_matrices_decide_whatever_the_build_was_told(
         assert found == {"reference": reference, "source": reference + ROUNDING[rounding]}
 
 
+def test_activations_that_are_not_rounded_have_the_tolerances_of_floats() -> None:
+    file = manifest("bf16", "int4-g32", "int8-g128")
+    exact, usual = (tolerances(file, "onnxruntime", each) for each in ("fp32", "int8"))
+    assert exact["reference"] == NUMERICS["onnxruntime", "fp32"]
+    assert exact["source"] == exact["reference"] + ROUNDING["int4"]
+    assert usual == tolerances(file, "onnxruntime")
+
+
 def test_an_unknown_class_is_an_error() -> None:
     with pytest.raises(UnsupportedError) as caught:
         tolerances(manifest("bf16", "int2-row", quant="ternary"), "tensorrt")

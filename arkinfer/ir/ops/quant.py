@@ -10,21 +10,28 @@ import numpy as np
 from arkinfer.ir.ops.base import Array, Op, float_tensor, need, quantized, tensor
 from arkinfer.ir.types import TensorType, Type
 
+ACTIVATIONS = ("any", "f32", "i8")
+"""What a product with a quantized matrix may take in place of x: whatever a backend is fastest
+with, x as it is, or x rounded to int8 with a scale for each block."""
+
 
 class QuantizedLinear(Op):
     """x W^T with W = dequantize(weight): f32 [..., K], quant [N, K] -> f32 [..., N].
 
-    The activations are not quantized by this op's meaning; a backend that does so states its
-    tolerance. Source: `arkinfer.packing.QuantizedTensor`.
+    `activations` is one of `ACTIVATIONS`. Rounding x is no part of this op's meaning; a backend
+    that does so states its tolerance. Source: `arkinfer.packing.QuantizedTensor`.
     """
 
     name = "quant.linear"
     operands = ("x", "weight")
+    attributes = {"activations": "any"}
 
     @classmethod
     def infer(cls, types: Sequence[Type], attributes: Mapping[str, Any]) -> list[Type]:
         x, weight = float_tensor(cls, "x", types[0]), quantized(cls, "weight", types[1])
         need(x.shape[-1] == weight.shape[1], cls, f"x is {x}, weight is {weight}")
+        kind = attributes["activations"]
+        need(kind in ACTIVATIONS, cls, f'activations are {", ".join(ACTIVATIONS)}, not "{kind}"')
         return [TensorType(x.dtype, (*x.shape[:-1], weight.shape[0]))]
 
     @classmethod

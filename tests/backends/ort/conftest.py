@@ -88,6 +88,9 @@ class Scratch:
         self.arrays[name] = tensor
         return self.weight(name, ir.QuantizedType(tensor.scheme, tensor.shape))
 
+    def multiply(self, weight: Weight, activations: str = "any") -> Value:
+        return self.b.add("quant.linear", self.x, weight, activations=activations)
+
     def finish(
         self, result: Value, caches: list[Value] | None = None, new: list[Value] | None = None
     ) -> ir.Module:

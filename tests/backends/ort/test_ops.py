@@ -49,7 +49,7 @@ def test_quantized_linear_of_every_scheme(name, scratch, matrix, build, load, or
     scheme, columns, rows = parse_scheme(name), 384, 37
     s = scratch(table(columns))
     weight = matrix(scheme, (rows, columns), seed=1)
-    module = s.finish(s.b.add("quant.linear", s.x, s.quantized("w", weight)))
+    module = s.finish(s.multiply(s.quantized("w", weight)))
     # Activations become int8 by block: each is off by half a step of its block's largest / 127.
     x, blocks = table(columns)[TOKENS].astype(np.float64), min(128, scheme.group_size(columns))
     largest = np.abs(x).reshape(len(x), -1, blocks).max(-1).repeat(blocks, axis=1)
@@ -58,13 +58,46 @@ def test_quantized_linear_of_every_scheme(name, scratch, matrix, build, load, or
     assert np.std(found - exact) < 0.015 * np.std(exact)
 
 
+EXACT = [*SCHEMES, "int4-g64-actorder", "int2-g32-asym-actorder", "int8-g16-asym", "int2-g16"]
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("rows", [37, 128])
+def test_quantized_linear_with_activations_as_they_are(
+    name, rows, scratch, matrix, build, load, oracle
+):
+    """2 bits run as 4, and 8 as two halves; with 128 rows 2 bits would be looked up."""
+    s = scratch(table(384) * np.float32(3))
+    weight = matrix(parse_scheme(name), (rows, 384), seed=1)
+    module = s.finish(s.multiply(s.quantized("w", weight), "f32"))
+    exact, found = check(module, s.leaves, build, load, oracle, np.inf)
+    assert np.abs(found - exact).max() < 3e-6 * np.abs(exact).max()
+
+
+def test_both_kinds_of_activations_in_one_graph(scratch, matrix, build, load, oracle):
+    """Two products with activations as they are share what they make of their input."""
+    s = scratch(table(256))
+    found = [matrix(parse_scheme("int8-g64-asym"), (64, 256), seed=seed) for seed in range(3)]
+    weights = [s.quantized(f"w{i}", weight) for i, weight in enumerate(found)]
+    parts = [s.multiply(w, kind) for w, kind in zip(weights, ("f32", "any", "f32"), strict=True)]
+    total = s.b.add("nn.add", s.b.add("nn.add", *parts[:2], scale=1.0), parts[2], scale=1.0)
+    path = build(s.finish(total), s.leaves)
+    with open_artifact(path) as artifact:
+        section = artifact.sections["onnxruntime"]
+        graph = onnx.load_from_string(artifact.read(section.config["model"])).graph
+    ops = [node.op_type for node in graph.node]
+    assert (ops.count("MatMulNBits"), ops.count("ReduceSum")) == (3, 1)
+    levels = [a.i for n in graph.node for a in n.attribute if a.name == "accuracy_level"]
+    assert levels == [1, 4, 1]
+
+
 @pytest.mark.parametrize("name", [name for name in SCHEMES if name.startswith("int2")])
 @pytest.mark.parametrize("columns", [384, 512])
 def test_two_bits_looked_up(name, columns, scratch, matrix, build, load, oracle):
     """Rows in units of 128. The sums of four activations are rounded to int8, too."""
     s = scratch(table(columns))
     weight = matrix(parse_scheme(name), (256, columns), seed=6)
-    module = s.finish(s.b.add("quant.linear", s.x, s.quantized("w", weight)))
+    module = s.finish(s.multiply(s.quantized("w", weight)))
     exact, found = check(module, s.leaves, build, load, oracle, np.inf)
     assert np.std(found - exact) < 0.015 * np.std(exact)
     assert np.abs(found - exact).max() < 0.06 * np.std(exact)
@@ -75,7 +108,7 @@ def test_rows_with_a_scale_each_share_the_blocks_scales(scratch, matrix, build, 
     s = scratch(table(512))
     found = [matrix(parse_scheme("int2-row"), (128, 512), seed=seed) for seed in range(2)]
     weights = [s.quantized(f"w{i}", weight) for i, weight in enumerate(found)]
-    parts = [s.b.add("quant.linear", s.x, weight) for weight in weights]
+    parts = [s.multiply(weight) for weight in weights]
     path = build(s.finish(s.b.add("nn.add", *parts, scale=1.0)), s.leaves)
     with open_artifact(path) as artifact:
         entries = artifact.sections["onnxruntime"].config["initializers"]
@@ -91,7 +124,7 @@ def test_quantized_linear_of_odd_sizes(columns, scratch, matrix, build, load, or
     """Groups of 96 become blocks of 32, and one row has an odd number of zero points."""
     s = scratch(table(columns))
     weight = matrix(parse_scheme("int4-row-asym"), (17, columns), seed=2)
-    module = s.finish(s.b.add("quant.linear", s.x, s.quantized("w", weight)))
+    module = s.finish(s.multiply(s.quantized("w", weight)))
     scale = float(np.abs(weight.dequantize()).sum(axis=1).max()) * 4 / 127
     check(module, s.leaves, build, load, oracle, scale)
 
@@ -99,7 +132,7 @@ def test_quantized_linear_of_odd_sizes(columns, scratch, matrix, build, load, or
 def test_quantized_linear_with_reordered_inputs(scratch, matrix, build, load, oracle):
     s = scratch(table(256))
     weight = matrix(parse_scheme("int4-g64-actorder"), (24, 256), seed=3)
-    module = s.finish(s.b.add("quant.linear", s.x, s.quantized("w", weight)))
+    module = s.finish(s.multiply(s.quantized("w", weight)))
     exact, found = check(module, s.leaves, build, load, oracle, np.inf)
     assert np.std(found - exact) < 0.015 * np.std(exact)
 

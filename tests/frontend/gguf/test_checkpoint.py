@@ -252,23 +252,24 @@ def test_a_file_that_was_cut_off_while_it_is_read(folders: dict[str, Path], tmp_
             [found.read(name) for name in found.names()]
 
 
-BUILDS = [(kind, "reference") for kind in PACKED] + [(k, "onnxruntime") for k in (2, 8, 35)]
-QUICK = {(12, "reference"), (2, "onnxruntime"), (35, "onnxruntime")}
+BUILDS = [(kind, "reference", "fp32") for kind in PACKED]
+BUILDS += [(k, "onnxruntime", each) for k in (2, 8, 35) for each in ("int8", "fp32")]
+QUICK = {(12, "reference", "fp32"), (2, "onnxruntime", "int8"), (35, "onnxruntime", "fp32")}
 
 
 @pytest.mark.parametrize(
-    ("kind", "backend"),
+    ("kind", "backend", "activations"),
     [
         pytest.param(
             *each,
-            id=f"{type_name(each[0])}-{each[1]}",
+            id=f"{type_name(each[0])}-{each[1]}-{each[2]}",
             marks=[] if each in QUICK else [pytest.mark.slow],
         )
         for each in BUILDS
     ],
 )
 def test_what_is_built_answers_as_the_dequantized_model(
-    folders: dict[str, Path], tmp_path: Path, kind: int, backend: str
+    folders: dict[str, Path], tmp_path: Path, kind: int, backend: str, activations: str
 ) -> None:
     with open_checkpoint(folders["minicpm"]) as original:
         store = Numbers(original.config, kind)
@@ -276,7 +277,9 @@ def test_what_is_built_answers_as_the_dequantized_model(
         for name in original.names():
             store.dense.setdefault(name, original.read(name).astype(np.float32))
         model = torch_model(original.config, store, context=64)
-    report = arkinfer.build(file, output=tmp_path / "m.ark", backend=backend, context=64)
+    report = arkinfer.build(
+        file, output=tmp_path / "m.ark", backend=backend, context=64, activations=activations
+    )
     scheme = TYPES[kind].scheme
     assert scheme is not None
     assert set(report.schemes) == {scheme.name}
@@ -284,7 +287,7 @@ def test_what_is_built_answers_as_the_dequantized_model(
     expected, _ = torch_step(model, ids)
     with arkinfer.load(tmp_path / "m.ark", threads=1) as engine:
         found = engine.logits(ids.tolist())
-    most = 2e-3 if backend == "reference" else TOLERANCES[backend].quantized
+    most = 2e-3 if activations == "fp32" else TOLERANCES[backend].quantized
     assert np.abs(found - expected).max() <= most * np.abs(expected).max()
 
 
