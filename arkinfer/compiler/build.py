@@ -31,7 +31,7 @@ from arkinfer.compiler.stages import Stages
 from arkinfer.compiler.ternary import take_ternary
 from arkinfer.compiler.weights import elements_per_row, nbytes, rows_of
 from arkinfer.compiler.writing import write_sections, write_texts
-from arkinfer.ir import QuantizedType, Weight
+from arkinfer.ir import QuantizedType
 from arkinfer.passes.quantize_cache import PREFIX
 from arkinfer.quality.gates import Candidate, Gates, search
 from arkinfer.quality.report import Quality
