@@ -46,6 +46,27 @@ def test_schemes(name, columns, level, reason):
     assert reason in found.reason
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("int2-row", "with activations in fp32 two bits become four in memory, and a product"),
+        ("int4-g128-asym", "with activations in fp32 a product takes 3 times as long"),
+        ("int8-row", "with activations in fp32 a product takes 4 to 6 times as long"),
+    ],
+)
+def test_activations_as_they_are_are_slow_and_need_four_bits_alone(name, reason):
+    matrix = quantized(name, (128, 1024))
+    for target in ("cpu", "jetson-orin"):
+        found = support("quant.linear", rows(1024), matrix, target=target, activations="f32")
+        assert found.level == "slow"
+        assert found.reason.startswith(reason)
+    asked = support("quant.linear", rows(1024), matrix, activations="i8")
+    assert asked == support("quant.linear", rows(1024), matrix, activations="any")
+    assert asked.level == "fast"
+    assert needed_version(matrix.type, exact=True) == "1.23"
+    assert product_block(matrix.type, "x86_64", exact=True) == 128
+
+
 def test_two_bits_are_measured_on_x86_only():
     found = support(
         "quant.linear", rows(128), quantized("int2-g128", (8, 128)), target="jetson-orin"
