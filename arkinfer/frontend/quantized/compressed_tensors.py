@@ -5,8 +5,8 @@ of a row one after the other, low bits first, each the signed number + 2^(b-1); 
 [N, G], [N, 1] or [1]; `weight_shape` int64 [2]; `weight_zero_point` int32 [ceil(N b / 32), G],
 packed along N in the same way; older files have `weight_g_idx` int32 [K], the group of each input.
 `int-quantized`: `weight` int8 [N, K] as it is, and `weight_zero_point` int8. In both
-W = scale (q - zero). That activations are to be quantized, too, is not followed: a build keeps
-them in float. Source: `compressors/` of compressed-tensors 0.20. Knows no model.
+W = scale (q - zero). That activations are to be quantized, too, is not followed: `--activations` of
+a build says that. Source: `compressors/` of compressed-tensors 0.20. Knows no model.
 """
 
 from __future__ import annotations
