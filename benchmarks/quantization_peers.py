@@ -98,7 +98,7 @@ class Bench:
         words = [str(word) for word in command]
         subprocess.run(
             [sys.executable, SCRIPTS / "measured.py", answer, log, *words],
-            check=True, env={**os.environ, **extra},
+            check=True, cwd=self.folder, env={**os.environ, **extra},
         )  # fmt: skip
         found = json.loads(answer.read_text())
         if found["code"]:
@@ -257,11 +257,15 @@ def main() -> None:
     parser.add_argument("--gptqmodel", help="a folder with the package, if it is not installed")
     parser.add_argument("--llama-python", help="that has llama_cpp")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary, open_checkpoint(given.model) as checkpoint:
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        open_checkpoint(given.model.resolve()) as checkpoint,
+    ):
         judge = Judge(checkpoint, given.heldout.read_text(encoding="utf-8"), given.limit)
         print(f"as it is: perplexity {judge.perplexity:.3f}", flush=True)
         folder = Path(temporary)
-        bench = Bench(checkpoint, judge, folder, given.calib, given.samples, given.seeds)
+        calib = None if given.calib is None else given.calib.resolve()
+        bench = Bench(checkpoint, judge, folder, calib, given.samples, given.seeds)
         if given.python:
             against_gptq(bench, given.python, given.gptqmodel, given.group)
         if given.llama_python:
