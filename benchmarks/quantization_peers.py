@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -244,6 +245,13 @@ def show(name: str, made: Sequence[Made]) -> None:
     )
 
 
+def program(name: str) -> str:
+    """Its path, which holds in any folder."""
+    if (found := shutil.which(name)) is None:
+        raise argparse.ArgumentTypeError(f"there is no program {name}")
+    return os.path.abspath(found)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", type=Path, default=demo_checkpoint())
@@ -253,10 +261,12 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--group", type=int, default=128)
-    parser.add_argument("--python", help="that has llmcompressor and gptqmodel")
-    parser.add_argument("--gptqmodel", help="a folder with the package, if it is not installed")
-    parser.add_argument("--llama-python", help="that has llama_cpp")
+    parser.add_argument("--python", type=program, help="that has llmcompressor and gptqmodel")
+    parser.add_argument("--gptqmodel", type=os.path.abspath, help="its folder, if not installed")
+    parser.add_argument("--llama-python", type=program, help="that has llama_cpp")
     given = parser.parse_args()
+    if not (given.python or given.llama_python):
+        parser.error("name a Python with other quantizers: --python, --llama-python, or both")
     with (
         tempfile.TemporaryDirectory() as temporary,
         open_checkpoint(given.model.resolve()) as checkpoint,
@@ -270,8 +280,6 @@ def main() -> None:
             against_gptq(bench, given.python, given.gptqmodel, given.group)
         if given.llama_python:
             against_llama_cpp(bench, given.llama_python)
-        if not (given.python or given.llama_python):
-            raise SystemExit("Name a Python with other quantizers: --python, --llama-python")
 
 
 if __name__ == "__main__":
