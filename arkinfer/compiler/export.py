@@ -141,12 +141,14 @@ def export(
             written = writer.write(checkpoint, tensors, request)
             facts = None if made is None else made.facts()
         name = checkpoint.name
+    if kept.problem:
+        stages.note(kept.problem)
     stages.stop()
     stages.remember()
     gates = (_GATES,) if gates_by(options, None) else ()
     return ExportReport(
         written.path, _size(written.path), name, format, dict(written.schemes),
-        (*stages.notes, *written.notes, *gates), round(time.monotonic() - begun, 3), facts,
+        (*written.notes, *gates), round(time.monotonic() - begun, 3), facts,
         None if options.recipe is None else options.recipe.facts(),
     )  # fmt: skip
 
