@@ -37,12 +37,14 @@ from arkinfer.compiler.calibration.run import calibrate
 from arkinfer.compiler.calibration.text import TextOptions, sequences
 from arkinfer.frontend.checkpoint import Checkpoint, open_checkpoint
 from arkinfer.frontend.hub import demo_checkpoint
+from arkinfer.models.config import ModelConfig
 from arkinfer.models.minicpm import CausalLM, causal_attend
 from arkinfer.packing import Scheme, parse_scheme
 from arkinfer.quant import round_to_nearest
 from arkinfer.quant.method import METHODS
 from arkinfer.runtime.tokenizer import Tokenizer
 
+DATA_FREE = ("absmax", "rtn")
 HELD_OUT = Path(__file__).parents[1] / "arkinfer" / "demo" / "heldout.txt"
 WINDOW = 1024
 Weights = Mapping[str, np.ndarray]
@@ -175,13 +177,21 @@ def with_error(numbers: Sequence[float], digits: int) -> str:
     return f"{shown} ± {error:.{digits}f}" if error else shown
 
 
-def print_table(measured: Mapping[tuple[str, str], list[Row]], columns: int) -> None:
+def bits_of(config: ModelConfig, scheme: Scheme) -> float:
+    """Of one weight, over all linears."""
+    shapes = config.tensor_shapes()
+    linears = [shapes[name] for name in schemes_for(config, scheme)]
+    bits = sum(rows * columns * scheme.bits_per_weight(columns) for rows, columns in linears)
+    return bits / sum(rows * columns for rows, columns in linears)
+
+
+def print_table(measured: Mapping[tuple[str, str], list[Row]], config: ModelConfig) -> None:
     """One line for each method and scheme."""
     print("| method | bits | perplexity above | KL | s |")
     print("|---|---|---|---|---|")
     for (scheme, method), rows in measured.items():
         print(
-            f"| {method} {scheme} | {parse_scheme(scheme).bits_per_weight(columns):.2f} "
+            f"| {method} {scheme} | {bits_of(config, parse_scheme(scheme)):.2f} "
             f"| {with_error([row.above for row in rows], 3)} "
             f"| {with_error([row.kl for row in rows], 4)} "
             f"| {np.mean([row.seconds for row in rows]):.0f} |"
@@ -237,10 +247,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--schemes", default="int4-g128,int4-g32-asym")
-    parser.add_argument("--methods", default=",".join(("absmax", "rtn", *METHODS)))
+    parser.add_argument("--methods", default=",".join((*DATA_FREE, *METHODS)))
     parser.add_argument("--plant", choices=("none", "massive", "hot", "both"), default="none")
     parser.add_argument("--rows", type=Path, help="keep measurements here, and take them from here")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    for method in set(arguments.methods.split(",")) - {*DATA_FREE, *METHODS}:
+        parser.error(f'there is no method "{method}": {", ".join((*DATA_FREE, *METHODS))}')
+    return arguments
 
 
 def measure_all(
@@ -281,7 +294,7 @@ def main() -> None:
         judge = Judge(checkpoint, arguments.heldout.read_text(encoding="utf-8"), arguments.limit)
         measured = measure_all(checkpoint, judge, arguments)
     print(f"as it is: perplexity {judge.perplexity:.3f} over {judge.tokens:,} tokens\n")
-    print_table(measured, checkpoint.config.hidden_size)
+    print_table(measured, checkpoint.config)
     print_pairs(measured)
 
 

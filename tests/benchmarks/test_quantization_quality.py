@@ -91,6 +91,7 @@ class _Judge:
 def test_measurements_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A second run measures nothing again, and prints what the first did."""
     file, judge = tmp_path / "rows.jsonl", _Judge()
+    config = open_checkpoint(demo_checkpoint()).config
 
     def run() -> str:
         rows, found = Rows(file), dict[tuple[str, str], list[Row]]()
@@ -99,7 +100,7 @@ def test_measurements_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str
                 weights = {"perplexity": np.float64(perplexity + seed)}
                 row = rows.measure("here", INT4, method, seed, judge, lambda w=weights: w)
                 found.setdefault((INT4.name, method), []).append(row)
-        print_table(found, 256)
+        print_table(found, config)
         print_pairs(found)
         return capsys.readouterr().out
 
