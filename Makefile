@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
+LLAMA := .venv-llama
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 QUESTION ?= In a few words, what is the heapq module good for?
 
@@ -12,7 +13,8 @@ JOBS ?= 1
 
 GPU_PYTHON ?= python3
 
-.PHONY: help setup demo test test-all test-gpu lint types imports pytest pytest-slow fuzz docs format clean
+.PHONY: help setup demo test test-all test-gpu lint types imports pytest pytest-slow llama-cpp \
+  fuzz docs format clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +67,15 @@ pytest: $(SETUP)
 pytest-slow: $(SETUP)
 	$(BIN)/python -m pytest -m slow
 
+llama-cpp: $(LLAMA)/.installed  ## llama.cpp in a Python of its own, to which slow tests give what we export
+
+$(LLAMA)/.installed: constraints.txt
+	@echo "Building llama.cpp in $(LLAMA): some minutes, with a C++ compiler."
+	$(PYTHON) -m venv $(LLAMA)
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DGGML_OPENMP=OFF" $(LLAMA)/bin/python -m pip --quiet \
+	  --disable-pip-version-check install -c constraints.txt llama-cpp-python
+	@touch $@
+
 docs: $(SETUP)  ## the documentation site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo 'next     open build/site/index.html'
@@ -78,4 +89,4 @@ format: $(SETUP)  ## format the code
 	$(BIN)/ruff format .
 
 clean:  ## remove what was made
-	rm -rf build $(VENV)
+	rm -rf build $(VENV) $(LLAMA)

@@ -138,7 +138,7 @@ def load_recipe(name: str | Path, target: str | None = None) -> Recipe:
 
     Args:
         name: `minicpm4-8b/cpu`, `minicpm4-8b` or a path.
-        target: completes a name that has none (or whose recipes it takes does); None: `cpu`.
+        target: completes a name that has none, by whose recipes it takes; None: `cpu`.
 
     Raises:
         UsageError: there is no such recipe or file, or it is none.

@@ -1,7 +1,7 @@
 """What we export runs in llama.cpp, and answers there as the same weights do here.
 
-Needs `llama_cpp` in this Python, or in the one that the environment variable
-ARKINFER_LLAMA_CPP_PYTHON names; skipped without.
+Needs `llama_cpp` in this Python, in the one that the environment variable
+ARKINFER_LLAMA_CPP_PYTHON names, or in that of `make llama-cpp`; skipped without.
 """
 
 from __future__ import annotations
@@ -31,8 +31,11 @@ from arkinfer.testing import make_checkpoint, preset
 from arkinfer.testing.torch_model import torch_model, torch_step
 from tests.frontend.gguf.pieces import TEXT, spm_metadata
 
-PYTHON = os.environ.get("ARKINFER_LLAMA_CPP_PYTHON") or (
-    sys.executable if find_spec("llama_cpp") else ""
+MADE = Path(__file__).parents[2] / ".venv-llama"
+PYTHON = (
+    os.environ.get("ARKINFER_LLAMA_CPP_PYTHON")
+    or (sys.executable if find_spec("llama_cpp") else "")
+    or (str(MADE / "bin" / "python") if (MADE / ".installed").exists() else "")
 )
 PEER = Path(__file__).with_name("llama_cpp_peer.py")
 TEXTS = ["Hello, world!", "don't 1234 3.14", "中文，標點。🙂👩‍👩‍👧", "  a\n\n\tb  ",
