@@ -57,15 +57,15 @@ def options_of(
     dtype = facts.get("dtype")
     quantized = any(isinstance(w.type, QuantizedType) for n in module.nodes() for w in n.weights)
     options = BuildOptions.make(
-        facts["target"]["name"],
-        facts.get("quant", "none"),
-        section.backend,
-        _embedding(module) if quantized else None,
-        None if dtype == _USER.get(dtype_name(stored)) else dtype,
-        cast(int, module.attributes["context"]),
-        cast(int, module.attributes["chunk"]),
-        facts.get("kv", "fp32"),
-        _activations(module),
+        target=facts["target"]["name"],
+        quant=facts.get("quant", "none"),
+        backend=section.backend,
+        embedding=_embedding(module) if quantized else None,
+        dtype=None if dtype == _USER.get(dtype_name(stored)) else dtype,
+        context=cast(int, module.attributes["context"]),
+        chunk=cast(int, module.attributes["chunk"]),
+        kv=facts.get("kv"),
+        activations=_activations(module),
         requantize=_requantized(module, checkpoint),
         text=_text(artifact, calib),
     )

@@ -181,8 +181,9 @@ def build(
     from arkinfer.frontend.hub import resolve
 
     options = options_by(
-        recipe, target, quant, backend, embedding, dtype, context, chunk, kv, activations,
-        overrides, requantize, calib,
+        recipe, target=target, quant=quant, backend=backend, embedding=embedding, dtype=dtype,
+        context=context, chunk=chunk, kv=kv, activations=activations, overrides=overrides,
+        requantize=requantize, calib=calib,
     )  # fmt: skip
     remove_stale()
     kept = Cache.open() if cache else Cache(None)

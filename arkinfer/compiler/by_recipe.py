@@ -17,18 +17,19 @@ T = TypeVar("T")
 
 def options_by(
     recipe: str | Path | None,
-    target: str | None,
-    quant: str | None,
-    backend: str | tuple[str, ...] | None,
-    embedding: str | None,
-    dtype: str | None,
-    context: int | None,
-    chunk: int | None,
-    kv: str | None,
-    activations: str | None,
-    overrides: Mapping[str, str] | None,
-    requantize: bool,
-    calib: TextOptions | None,
+    *,
+    target: str | None = None,
+    quant: str | None = None,
+    backend: str | tuple[str, ...] | None = None,
+    embedding: str | None = None,
+    dtype: str | None = None,
+    context: int | None = None,
+    chunk: int | None = None,
+    kv: str | None = None,
+    activations: str | None = None,
+    overrides: Mapping[str, str] | None = None,
+    requantize: bool = False,
+    calib: TextOptions | None = None,
 ) -> BuildOptions:
     """The checked options; what is None is the recipe's, and what that leaves open is usual.
 
@@ -51,8 +52,9 @@ def options_by(
         context, chunk = _first(context, own.context), _first(chunk, own.chunk)
         requantize = requantize or own.requantize
     options = BuildOptions.make(
-        "cpu" if target is None else target, quant, backend, embedding, dtype, context, chunk,
-        "fp32" if kv is None else kv, activations, overrides, requantize, calib,
+        target=target, quant=quant, backend=backend, embedding=embedding, dtype=dtype,
+        context=context, chunk=chunk, kv=kv, activations=activations, overrides=overrides,
+        requantize=requantize, text=calib,
     )  # fmt: skip
     return replace(options, recipe=own)
 

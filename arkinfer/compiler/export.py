@@ -122,7 +122,7 @@ def export(
         )
     begun = time.monotonic()
     options = options_by(
-        recipe, None, quant, None, None, None, None, None, None, None, overrides, requantize, calib
+        recipe, quant=quant, overrides=overrides, requantize=requantize, calib=calib
     )
     kept = Cache.open() if cache else Cache(None)
     stages = Stages(on_progress, kept.folder)

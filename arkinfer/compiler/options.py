@@ -33,6 +33,9 @@ CACHES = {"fp32": "f32", "int8": "i8"}
 ACTIVATIONS = {"fp32": "f32", "int8": "i8"}
 """What a user calls what products with quantized matrices take -> what the IR calls it."""
 
+HERE = "cpu"
+"""The target, unless asked otherwise."""
+
 DEFAULT = "int4"
 """How a checkpoint that is not quantized is, unless asked otherwise."""
 
@@ -74,26 +77,28 @@ class BuildOptions:
     @classmethod
     def make(
         cls,
-        target: str,
-        quant: str | None,
-        backend: str | tuple[str, ...] | None,
-        embedding: str | None,
-        dtype: str | None,
-        context: int | None,
-        chunk: int | None,
-        kv: str = "fp32",
+        *,
+        target: str | None = None,
+        quant: str | None = None,
+        backend: str | tuple[str, ...] | None = None,
+        embedding: str | None = None,
+        dtype: str | None = None,
+        context: int | None = None,
+        chunk: int | None = None,
+        kv: str | None = None,
         activations: str | None = None,
         overrides: Mapping[str, str] | None = None,
         requantize: bool = False,
         text: TextOptions | None = None,
     ) -> BuildOptions:
-        """Checks every name; the nearest known one is offered.
+        """Checks every name; the nearest known one is offered. None: as usual.
 
         Raises:
             UsageError: an unknown target, quantization, backend, dtype, kind of cache or of
                 activations, activations that a backend does not have, or a bad number.
         """
-        machine = load_target(target)
+        machine = load_target(HERE if target is None else target)
+        kv = "fp32" if kv is None else kv
         spec = parse_quant(quant or DEFAULT, embedding)
         names = (backend,) if isinstance(backend, str) else backend or machine.backends[:1]
         if len(set(names)) != len(names):

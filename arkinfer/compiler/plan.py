@@ -157,8 +157,9 @@ def plan(
     from arkinfer.frontend.hub import resolve
 
     options = options_by(
-        recipe, target, quant, backend, embedding, dtype, context, chunk, kv, activations,
-        overrides, requantize, calib,
+        recipe, target=target, quant=quant, backend=backend, embedding=embedding, dtype=dtype,
+        context=context, chunk=chunk, kv=kv, activations=activations, overrides=overrides,
+        requantize=requantize, calib=calib,
     )  # fmt: skip
     folder = resolve(model_by(options, model), offline=offline, weights=False)
     checkpoint = open_config(folder)

@@ -8,9 +8,9 @@ import pytest
 from arkinfer import ir
 from arkinfer.backend import compilers
 from arkinfer.errors import UnsupportedError
-from tests.backends.expectations import REFUSED, TOLERANCES
+from tests.backends.expectations import ON_BOUNDARY, REFUSED, TOLERANCES
 from tests.backends.lab import Lab, error, executors
-from tests.backends.models import DEEP, MODELS
+from tests.backends.models import DEEP, MODELS, WHOLE
 
 
 @pytest.mark.parametrize("shown", MODELS)
@@ -35,7 +35,8 @@ def test_logits(backend: str, name: str, lab: Lab) -> None:
     allowed = TOLERANCES[backend]
     quantized = (model.linear or model.embedding) and model.activations == "any"
     got = error(np.concatenate(parts), lab.answer(model, tokens))
-    assert got < (allowed.quantized if quantized else allowed.dense)
+    rounded = ON_BOUNDARY if model.cache != "f32" and model in WHOLE else 0.0
+    assert got < (allowed.quantized if quantized else allowed.dense) + rounded
 
 
 def test_logits_at_depth(backend: str, lab: Lab) -> None:

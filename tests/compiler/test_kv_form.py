@@ -39,7 +39,7 @@ class Claims:
 
 
 def options(*compilers: Claims, kv: str = "int8") -> BuildOptions:
-    made = BuildOptions.make("cpu", "none", "reference", None, None, None, None, kv)
+    made = BuildOptions.make(quant="none", backend="reference", kv=kv)
     return replace(made, compilers=compilers)
 
 
@@ -87,5 +87,5 @@ def test_what_is_decided_stays_and_other_caches_have_none() -> None:
     ],
 )
 def test_what_the_backends_here_claim(backend: str | tuple[str, ...], scales: str) -> None:
-    made = BuildOptions.make("cpu", "none", backend, None, None, None, None, "int8")
+    made = BuildOptions.make(quant="none", backend=backend, kv="int8")
     assert with_kv_scales(made, CONFIG).kv_scales == scales
