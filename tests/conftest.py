@@ -1,5 +1,6 @@
 """What holds for all tests: Ctrl-C reaches the processes that they start; no build is cached
-across tests, where it could hide a fault that one of them plants, and none for the user.
+across tests, where it could hide a fault that one of them plants, and none for the user; no example
+of a property test fails because the machine is busy.
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("arkinfer", deadline=None)
+settings.load_profile("arkinfer")
 
 # A shell starts background jobs, such as CI's, with Ctrl-C ignored, and children would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -231,9 +231,7 @@ def attempt(path: Path, data: bytes) -> Artifact | None:
     return None
 
 
-FUZZ = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+FUZZ = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @FUZZ

@@ -260,9 +260,7 @@ actions = st.lists(
 
 
 @given(history=actions)
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_history_ends_in_the_same_logits(runs: Runs, history: list[tuple[str, int]]) -> None:
     """Whatever a state went through, it holds its tokens and nothing else."""
     source = iter(MODEL.tokens(400, seed=16))

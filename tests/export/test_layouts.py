@@ -40,7 +40,7 @@ def same(found: QuantizedTensor, expected: QuantizedTensor) -> None:
         np.testing.assert_array_equal(part, parts[name], err_msg=name)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from([2, 3, 4, 8]),
     st.integers(1, 40),
@@ -65,7 +65,7 @@ def test_gptq_is_read_back_bit_by_bit(
         np.testing.assert_array_equal(found.dequantize(), tensor.dequantize())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(2, 8),
     st.integers(1, 40),

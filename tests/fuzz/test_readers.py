@@ -55,7 +55,7 @@ def test_changed_samples(name: str):
     words: list[str] = getattr(target, "DICTIONARY", [])
 
     @settings(
-        max_examples=EXAMPLES.get(name, 250), derandomize=True, deadline=None, database=None,
+        max_examples=EXAMPLES.get(name, 250), derandomize=True, database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(st.integers(0, 2**32))
@@ -72,7 +72,7 @@ def test_changed_samples(name: str):
 
 @pytest.mark.parametrize("name", names())
 def test_any_bytes(name: str):
-    @settings(max_examples=30, derandomize=True, deadline=None, database=None)
+    @settings(max_examples=30, derandomize=True, database=None)
     @given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
     def check(data: bytes) -> None:
         load(name).one(data)

@@ -98,7 +98,7 @@ def functions(draw: st.DrawFn, name: str, weights: list[ir.Weight]) -> ir.Functi
 
 
 @given(modules())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_module_comes_back_from_its_text(module: ir.Module) -> None:
     text = ir.print_module(module)
     again = ir.parse_module(text)
@@ -257,7 +257,7 @@ def test_what_is_not_whole_is_refused(text: str, what: str) -> None:
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_damaged_text_raises_nothing_else(data: st.DataObject) -> None:
     """Bytes cut out or put in: it is read, or refused in words."""
     start = data.draw(st.integers(0, len(TEXT)))

@@ -194,14 +194,14 @@ JSON = st.recursive(
 KEYS = [*preset("tiny"), "rope_parameters", "quantization_config", "sparse_config"]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.sampled_from(KEYS), JSON)
 def test_any_value_of_any_key_is_taken_or_refused(key: str, value: Any) -> None:
     with contextlib.suppress(ArkError):
         parse_config({**preset("tiny"), key: value}, {key: value})
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from([*preset("tiny")["rope_scaling"], "rope_theta", "attention_factor"]), JSON)
 def test_any_value_within_rope_scaling_too(key: str, value: Any) -> None:
     raw = preset("tiny")

@@ -64,7 +64,7 @@ def check(matrix: npt.NDArray[Any], *cuts: int) -> Scheme | NotTernary:
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from([16, 32, 64, 96, 128, 192, 256, 320, 360, 384, 512, 720]),
     st.integers(1, 5),
@@ -82,7 +82,7 @@ def test_the_group_is_the_oracles_and_nothing_is_lost(
     check(made(rows, columns, groups, seed, dtype), *cuts)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.sampled_from(["one", "sign", "zeros", "row", "tiny"]))
 def test_one_change_is_noticed_where_it_matters(seed: int, change: str) -> None:
     rng = np.random.default_rng(seed)

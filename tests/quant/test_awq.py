@@ -82,7 +82,7 @@ def test_smoothing_leaves_even_inputs_alone() -> None:
     np.testing.assert_array_equal(smoothing([w], moments_of(x), [Scheme(4, 32)]), 1)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sampled_from(["int4-g16", "int3-g24", "int2-g12-asym", "int4-g16-asym"]),
        st.integers(0, 2**32))  # fmt: skip
 def test_ranges_are_the_best_of_those_tried(scheme: str, seed: int) -> None:

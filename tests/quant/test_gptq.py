@@ -77,7 +77,7 @@ def slow(
     return out
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SCHEMES, st.booleans(), st.booleans(), st.integers(0, 2**32))
 def test_it_is_what_the_paper_computes(
     scheme: Scheme, act_order: bool, static: bool, seed: int

@@ -37,7 +37,7 @@ def plain_error(w: np.ndarray, scheme: Scheme) -> np.ndarray:
     return ((g - back) ** 2).sum((1, 2))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SCHEMES, st.integers(1, 9), st.integers(0, 2**32))
 def test_search_is_never_worse_than_plain_rounding(scheme: Scheme, rows: int, seed: int) -> None:
     w = np.random.default_rng(seed).standard_t(4, (rows, 192)).astype(np.float32)
@@ -58,7 +58,7 @@ def test_four_bits_lose_what_theory_says() -> None:
     assert errors[True] < 0.85 * errors[False]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SCHEMES, st.integers(0, 2**32))
 def test_what_is_representable_comes_back(scheme: Scheme, seed: int) -> None:
     """Codes times a power of two, with both ends of the range present in every group."""

@@ -59,7 +59,7 @@ def test_pieces_merge_by_score(text: str) -> None:
     assert spm_tokenizer().encode(text, add_special_tokens=False).ids == expected_ids(text)
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
+@settings(max_examples=150, derandomize=True)
 @given(st.text(st.sampled_from("abnth er.1快今天🙂🙃Æ▁\n"), max_size=40))
 def test_any_text_of_few_letters(text: str) -> None:
     assert spm_tokenizer().encode(text, add_special_tokens=False).ids == expected_ids(text)

@@ -47,7 +47,7 @@ def made(
     }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 6),
     st.integers(1, 4),

@@ -61,7 +61,7 @@ def packed(
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(2, 8),
     st.integers(1, 37),
@@ -104,7 +104,7 @@ def test_every_packed_weight_is_what_the_layout_says(
     assert matrix.rows(stored.read, 0, 1).scale.dtype == np.dtype(dtype)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(1, 20),
     st.integers(1, 3),

@@ -56,7 +56,7 @@ def made(
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from([2, 3, 4, 8]),
     st.integers(1, 9),
@@ -135,7 +135,7 @@ def test_a_zero_of_0_in_the_old_form_wraps_around():
 
 
 @given(st.sampled_from([2, 4, 8]), st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_gptqmodel_subtracts_from_whole_words_and_is_undone(bits: int, seed: int):
     rng = np.random.default_rng(seed)
     zero = rng.integers(0, 1 << bits, (2, 16))

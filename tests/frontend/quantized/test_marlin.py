@@ -66,7 +66,7 @@ def made(
     return (*written(codes, scale), dense)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.integers(1, 3),
     st.integers(1, 3),

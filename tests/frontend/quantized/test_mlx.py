@@ -43,7 +43,7 @@ def made(
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from([2, 3, 4, 5, 6, 8]),
     st.integers(1, 20),

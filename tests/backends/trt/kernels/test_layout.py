@@ -28,7 +28,7 @@ def oracle(weights: QuantizedTensor) -> tuple[list[list[list[int]]], list[list[l
     return words, scale
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from([2, 4, 8]),
     st.integers(1, 6),
@@ -51,7 +51,7 @@ def test_every_code_is_at_its_place(
     np.testing.assert_array_equal(found["scale"], scale)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sampled_from([2, 4, 8]), st.integers(1, 30), st.integers(0, 2**30))
 def test_parts_of_a_matrix_give_parts_of_the_layout(bits: int, width: int, seed: int) -> None:
     weights = matrix(Scheme(bits, 32), width, 96, seed)
