@@ -39,7 +39,7 @@ def converse(
     name = engine.manifest["model"]["name"]
     print(f"{name}, {engine.context:,} tokens of context. Ctrl-C stops an answer, /clear begins "
           "anew, Ctrl-D ends.", file=sys.stderr)  # fmt: skip
-    engine.template  # noqa: B018 (raises here, and not after the first question, if there is none)
+    _ = engine.template  # raises here, and not after the first question, if there is none
     turns: list[dict[str, str]] = []
     while (line := _ask()) is not None:
         words = line.strip()

@@ -144,7 +144,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         __import__("sys").modules, "cryptography.hazmat.primitives.asymmetric", None
     )
     with pytest.raises(DeviceError) as caught:
-        SecretKey.new().public  # noqa: B018 (a property that computes)
+        _ = SecretKey.new().public
     assert str(caught.value) == (
         'Signatures cannot be made or checked here. The Python package "cryptography" is missing. '
         'Install it: pip install "arkinfer[sign]".'

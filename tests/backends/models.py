@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tests.backends.lab import Model
@@ -74,39 +75,15 @@ CACHED = [
         "head_dim": 128, "num_attention_heads": 2}, cache="token"),
 ]  # fmt: skip
 
+THREE = {"num_hidden_layers": 3, "rope_scaling": LONGROPE}
+INT4 = Model("three layers int4", THREE, linear="int4-g32", embedding="int8-g32", dtype="bfloat16")
+
 WHOLE = [
-    Model("three layers", {"num_hidden_layers": 3, "rope_scaling": LONGROPE}),
-    Model(
-        "three layers int4",
-        {"num_hidden_layers": 3, "rope_scaling": LONGROPE},
-        linear="int4-g32",
-        embedding="int8-g32",
-        dtype="bfloat16",
-    ),
-    Model(
-        "three layers int4, int8 cache",
-        {"num_hidden_layers": 3, "rope_scaling": LONGROPE},
-        linear="int4-g32",
-        embedding="int8-g32",
-        cache="channel",
-        dtype="bfloat16",
-    ),
-    Model(
-        "three layers int4, int8 cache by token",
-        {"num_hidden_layers": 3, "rope_scaling": LONGROPE},
-        linear="int4-g32",
-        embedding="int8-g32",
-        cache="token",
-        dtype="bfloat16",
-    ),
-    Model(
-        "three layers int4, activations as they are",
-        {"num_hidden_layers": 3, "rope_scaling": LONGROPE},
-        linear="int4-g32",
-        embedding="int8-g32",
-        activations="f32",
-        dtype="bfloat16",
-    ),
+    Model("three layers", THREE),
+    INT4,
+    replace(INT4, name="three layers int4, int8 cache", cache="channel"),
+    replace(INT4, name="three layers int4, int8 cache by token", cache="token"),
+    replace(INT4, name="three layers int4, activations as they are", activations="f32"),
     Model("llama int8", LLAMA, linear="int8-row", embedding="int8-row", dtype="bfloat16"),
 ]
 

@@ -23,7 +23,7 @@ from arkinfer_trt.kernels.layout import repacked
 from benchmarks import gpu
 from benchmarks.cuda_driver import Driver
 from tests.backends.trt.kernels import problems
-from tests.backends.trt.kernels.interpreter import Interpreter
+from tests.backends.trt.kernels.interpreter import Interpreter, interpreting
 
 DRIVER = r"""
 #include <stdint.h>
@@ -160,12 +160,7 @@ def test_problems_are_seeded_and_fill_their_words() -> None:
     assert set(codes.unique().tolist()) == set(range(16))
 
 
-@pytest.fixture(scope="module")
-def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interpreter]:
-    pytest.importorskip("triton", reason="Triton is not installed; it exists for Linux only")
-    found = Interpreter(tmp_path_factory.mktemp("interpreter"))
-    yield found
-    found.close()
+interpreter = pytest.fixture(scope="module")(interpreting)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="problems would be on the device")

@@ -35,7 +35,7 @@ class Claims:
         return self.token if per_token else self.channel
 
     def compile(self, module: ir.Module, target: Target, out: Any) -> None:
-        raise NotImplementedError
+        pytest.fail("the form of a cache is decided without compiling")
 
 
 def options(*compilers: Claims, kv: str = "int8") -> BuildOptions:

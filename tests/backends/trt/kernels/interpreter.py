@@ -12,11 +12,13 @@ import os
 import subprocess
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from arkinfer_trt.kernels.gemv import Gemv, Tile
 
@@ -76,6 +78,14 @@ def main() -> None:
             print(flush=True)
         except Exception:
             print(json.dumps(traceback.format_exc()), flush=True)
+
+
+def interpreting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interpreter]:
+    """What a fixture of that name gives; skipped without Triton."""
+    pytest.importorskip("triton", reason="Triton is not installed; it exists for Linux only")
+    found = Interpreter(tmp_path_factory.mktemp("interpreter"))
+    yield found
+    found.close()
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@ what products the kernel is for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
@@ -12,19 +10,14 @@ from arkinfer.errors import UnsupportedError
 from arkinfer.packing import Scheme, encode, parse_scheme
 from arkinfer_trt.kernels.gemv import TILES, Gemv, Tile, kernel_name, tactics
 from arkinfer_trt.kernels.layout import repacked
-from tests.backends.trt.kernels.interpreter import Interpreter
+from tests.backends.trt.kernels.interpreter import Interpreter, interpreting
 from tests.backends.trt.kernels.problems import error, inputs, matrix, product
 
 SCHEMES = ("int4-g32", "int4-g64", "int4-g128", "int4-row", "int2-g128", "int2-row", "int8-g128")
 SCHEMES += ("int4-g8", "int2-g16", "int8-g4")
 
 
-@pytest.fixture(scope="module")
-def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interpreter]:
-    pytest.importorskip("triton", reason="Triton is not installed; it exists for Linux only")
-    found = Interpreter(tmp_path_factory.mktemp("interpreter"))
-    yield found
-    found.close()
+interpreter = pytest.fixture(scope="module")(interpreting)
 
 
 @pytest.mark.parametrize("name", SCHEMES)
