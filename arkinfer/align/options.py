@@ -17,7 +17,7 @@ from arkinfer.align.stored import parsed
 from arkinfer.artifact.manifest import kv_scales
 from arkinfer.compiler.calibration.text import BUILT_IN, TextOptions, read_text
 from arkinfer.compiler.kv_scales import TEXT
-from arkinfer.compiler.options import BuildOptions, activations_name
+from arkinfer.compiler.options import Asked, BuildOptions, activations_name
 from arkinfer.compiler.prepare import asked_activations
 from arkinfer.compiler.ternary import take_ternary
 from arkinfer.errors import UsageError
@@ -56,7 +56,7 @@ def options_of(
     stored = checkpoint.dtype("model.embed_tokens.weight")
     dtype = facts.get("dtype")
     quantized = any(isinstance(w.type, QuantizedType) for n in module.nodes() for w in n.weights)
-    options = BuildOptions.make(
+    asked = Asked(
         target=facts["target"]["name"],
         quant=facts.get("quant", "none"),
         backend=section.backend,
@@ -67,8 +67,9 @@ def options_of(
         kv=facts.get("kv"),
         activations=_activations(module),
         requantize=_requantized(module, checkpoint),
-        text=_text(artifact, calib),
+        calib=_text(artifact, calib),
     )
+    options = BuildOptions.make(asked)
     if _has_stored(module):
         options = take_ternary(options, checkpoint)
     overrides = tuple(_overrides(module, options, checkpoint))

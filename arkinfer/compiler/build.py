@@ -21,7 +21,7 @@ from arkinfer.compiler.journal import Journal
 from arkinfer.compiler.judge import judge
 from arkinfer.compiler.kv_form import with_kv_scales
 from arkinfer.compiler.layer_sizes import LayerSize, layer_sizes
-from arkinfer.compiler.options import BuildOptions
+from arkinfer.compiler.options import Asked, BuildOptions
 from arkinfer.compiler.prepare import Prepared, prepare, used_weights
 from arkinfer.compiler.progress import OnProgress, silent
 from arkinfer.compiler.requantize import sentences
@@ -180,11 +180,11 @@ def build(
     from arkinfer.frontend.checkpoint import open_checkpoint
     from arkinfer.frontend.hub import resolve
 
-    options = options_by(
-        recipe, target=target, quant=quant, backend=backend, embedding=embedding, dtype=dtype,
-        context=context, chunk=chunk, kv=kv, activations=activations, overrides=overrides,
-        requantize=requantize, calib=calib,
+    asked = Asked(
+        target, quant, backend, embedding, dtype, context, chunk, kv, activations, overrides,
+        requantize, calib,
     )  # fmt: skip
+    options = options_by(recipe, asked)
     remove_stale()
     kept = Cache.open() if cache else Cache(None)
     stages = Stages(on_progress, kept.folder)

@@ -18,7 +18,7 @@ from arkinfer.compiler.by_recipe import gates_by, model_by, options_by
 from arkinfer.compiler.cache import Cache
 from arkinfer.compiler.calibration.step import calibration_of
 from arkinfer.compiler.calibration.text import TextOptions
-from arkinfer.compiler.options import BuildOptions
+from arkinfer.compiler.options import Asked, BuildOptions
 from arkinfer.compiler.progress import OnProgress, silent
 from arkinfer.compiler.resources import check_memory, out_of_memory
 from arkinfer.compiler.stages import Stages
@@ -121,9 +121,8 @@ def export(
             "options: the cache has what was calibrated",
         )
     begun = time.monotonic()
-    options = options_by(
-        recipe, quant=quant, overrides=overrides, requantize=requantize, calib=calib
-    )
+    asked = Asked(quant=quant, overrides=overrides, requantize=requantize, calib=calib)
+    options = options_by(recipe, asked)
     kept = Cache.open() if cache else Cache(None)
     stages = Stages(on_progress, kept.folder)
     stages.start("opening the checkpoint")

@@ -47,6 +47,24 @@ CHUNK = 512
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a user asked of a build, as `arkinfer.build` takes it, not checked; None: nothing."""
+
+    target: str | None = None
+    quant: str | None = None
+    backend: str | tuple[str, ...] | None = None
+    embedding: str | None = None
+    dtype: str | None = None
+    context: int | None = None
+    chunk: int | None = None
+    kv: str | None = None
+    activations: str | None = None
+    overrides: Mapping[str, str] | None = None
+    requantize: bool = False
+    calib: TextOptions | None = None
+
+
+@dataclass(frozen=True)
 class BuildOptions:
     """The checked form of what a user asked for; see `arkinfer.build`."""
 
@@ -75,47 +93,36 @@ class BuildOptions:
     yet, or there is no such cache."""
 
     @classmethod
-    def make(
-        cls,
-        *,
-        target: str | None = None,
-        quant: str | None = None,
-        backend: str | tuple[str, ...] | None = None,
-        embedding: str | None = None,
-        dtype: str | None = None,
-        context: int | None = None,
-        chunk: int | None = None,
-        kv: str | None = None,
-        activations: str | None = None,
-        overrides: Mapping[str, str] | None = None,
-        requantize: bool = False,
-        text: TextOptions | None = None,
-    ) -> BuildOptions:
+    def make(cls, asked: Asked) -> BuildOptions:
         """Checks every name; the nearest known one is offered. None: as usual.
 
         Raises:
             UsageError: an unknown target, quantization, backend, dtype, kind of cache or of
                 activations, activations that a backend does not have, or a bad number.
         """
-        machine = load_target(HERE if target is None else target)
-        kv = "fp32" if kv is None else kv
-        spec = parse_quant(quant or DEFAULT, embedding)
-        names = (backend,) if isinstance(backend, str) else backend or machine.backends[:1]
+        machine = load_target(HERE if asked.target is None else asked.target)
+        kv = "fp32" if asked.kv is None else asked.kv
+        spec = parse_quant(asked.quant or DEFAULT, asked.embedding)
+        given = asked.backend
+        names = (given,) if isinstance(given, str) else given or machine.backends[:1]
         if len(set(names)) != len(names):
             raise UsageError(
                 f"A backend is named twice: {', '.join(names)}", fix="Name each one once"
             )
-        if dtype is not None and dtype not in DTYPES:
-            raise UsageError(f'There is no dtype "{dtype}"', "", nearest(dtype, DTYPES))
+        if asked.dtype is not None and asked.dtype not in DTYPES:
+            near = nearest(asked.dtype, DTYPES)
+            raise UsageError(f'There is no dtype "{asked.dtype}"', "", near)
         if kv not in CACHES:
             raise UsageError(f'There is no key-value cache in "{kv}"', "", nearest(kv, CACHES))
-        for what, number in (("context", context), ("chunk", chunk)):
+        for what, number in (("context", asked.context), ("chunk", asked.chunk)):
             if number is not None and number < 1:
                 raise UsageError(f"The {what} cannot be {number} tokens", "", "Give at least 1")
         compilers = tuple(compiler(name) for name in names)
-        _check_activations(activations, compilers)
-        own = tuple((pattern, parse_linear(name)) for pattern, name in (overrides or {}).items())
-        if text is not None and spec.method is None:
+        _check_activations(asked.activations, compilers)
+        own = tuple(
+            (pattern, parse_linear(name)) for pattern, name in (asked.overrides or {}).items()
+        )
+        if asked.calib is not None and spec.method is None:
             raise UsageError(
                 f"{spec.name} looks at no text",
                 "A calibration text was given",
@@ -123,8 +130,9 @@ class BuildOptions:
                 "with a group, such as int4-gptq-g128",
             )
         return cls(
-            machine, spec, compilers, dtype, context, chunk or CHUNK, kv, activations, quant,
-            embedding, own, requantize, text or TextOptions(),
+            machine, spec, compilers, asked.dtype, asked.context, asked.chunk or CHUNK, kv,
+            asked.activations, asked.quant, asked.embedding, own, asked.requantize,
+            asked.calib or TextOptions(),
         )  # fmt: skip
 
     @property

@@ -29,7 +29,7 @@ from arkinfer.compiler.decode_rate import DecodeRate, decode_rates
 from arkinfer.compiler.golden import SHORT, TYPICAL, long_length, predicted_bytes
 from arkinfer.compiler.kv_form import with_kv_scales
 from arkinfer.compiler.kv_scales import TOKENS
-from arkinfer.compiler.options import BuildOptions
+from arkinfer.compiler.options import Asked, BuildOptions
 from arkinfer.compiler.prepare import (
     Lowered,
     legalize,
@@ -156,11 +156,11 @@ def plan(
     from arkinfer.frontend.checkpoint import open_config, stored_schemes
     from arkinfer.frontend.hub import resolve
 
-    options = options_by(
-        recipe, target=target, quant=quant, backend=backend, embedding=embedding, dtype=dtype,
-        context=context, chunk=chunk, kv=kv, activations=activations, overrides=overrides,
-        requantize=requantize, calib=calib,
+    asked = Asked(
+        target, quant, backend, embedding, dtype, context, chunk, kv, activations, overrides,
+        requantize, calib,
     )  # fmt: skip
+    options = options_by(recipe, asked)
     folder = resolve(model_by(options, model), offline=offline, weights=False)
     checkpoint = open_config(folder)
     config = checkpoint.config

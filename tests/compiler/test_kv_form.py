@@ -10,7 +10,7 @@ import pytest
 from arkinfer import ir
 from arkinfer.backend import Support
 from arkinfer.compiler.kv_form import with_kv_scales
-from arkinfer.compiler.options import BuildOptions
+from arkinfer.compiler.options import Asked, BuildOptions
 from arkinfer.models.config import parse_config
 from arkinfer.targets import Target
 from arkinfer.testing import preset
@@ -39,7 +39,7 @@ class Claims:
 
 
 def options(*compilers: Claims, kv: str = "int8") -> BuildOptions:
-    made = BuildOptions.make(quant="none", backend="reference", kv=kv)
+    made = BuildOptions.make(Asked(quant="none", backend="reference", kv=kv))
     return replace(made, compilers=compilers)
 
 
@@ -87,5 +87,5 @@ def test_what_is_decided_stays_and_other_caches_have_none() -> None:
     ],
 )
 def test_what_the_backends_here_claim(backend: str | tuple[str, ...], scales: str) -> None:
-    made = BuildOptions.make(quant="none", backend=backend, kv="int8")
+    made = BuildOptions.make(Asked(quant="none", backend=backend, kv="int8"))
     assert with_kv_scales(made, CONFIG).kv_scales == scales

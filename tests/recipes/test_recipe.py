@@ -12,6 +12,7 @@ from arkinfer.artifact import open_artifact
 from arkinfer.compiler.build import build
 from arkinfer.compiler.by_recipe import gates_by, model_by, options_by
 from arkinfer.compiler.calibration.text import TextOptions
+from arkinfer.compiler.options import Asked
 from arkinfer.compiler.plan import plan
 from arkinfer.errors import GateError, UsageError
 from arkinfer.quality.gates import Gates
@@ -57,7 +58,7 @@ def test_all_that_a_recipe_says(tmp_path: Path):
     assert recipe.models == ("somebody/tiny", "somebody/other")
     assert recipe.calibration is not None
     assert recipe.calibration.model_dump() == {"samples": 4, "tokens": 32, "seed": 1}
-    found = options_by(written(tmp_path))
+    found = options_by(written(tmp_path), Asked())
     assert (found.target.name, found.quant.name, found.kv) == ("cpu", "int4-gptq-g32", "int8")
     assert found.activations == "fp32"
     assert (found.dtype, found.context, found.chunk) == ("fp32", 96, 48)
@@ -72,25 +73,25 @@ def test_all_that_a_recipe_says(tmp_path: Path):
 
 def test_options_win_over_a_recipe(tmp_path: Path):
     path = written(tmp_path)
-    found = options_by(path, dtype="fp16", context=32, kv="fp32", chunk=8, embedding="none")
+    found = options_by(path, Asked(dtype="fp16", context=32, kv="fp32", chunk=8, embedding="none"))
     assert (found.dtype, found.context, found.kv, found.chunk) == ("fp16", 32, "fp32", 8)
     assert found.quant.embedding is None
-    assert options_by(path, activations="int8").activations == "int8"
+    assert options_by(path, Asked(activations="int8")).activations == "int8"
     assert found.quant.name == "int4-gptq-g32"
     with pytest.raises(UsageError, match="context cannot be 0"):
-        options_by(path, context=0)
-    other = options_by(path, quant="int8")
+        options_by(path, Asked(context=0))
+    other = options_by(path, Asked(quant="int8"))
     assert (other.quant.name, other.quant.embedding.name, other.overrides) == (
         "int8", "int8-g128", (),
     )  # fmt: skip
     assert other.text == TextOptions()
-    assert options_by(path, overrides={}).overrides == ()
-    assert options_by(path, calib=TextOptions(seed=5)).text == TextOptions(seed=5)
+    assert options_by(path, Asked(overrides={})).overrides == ()
+    assert options_by(path, Asked(calib=TextOptions(seed=5))).text == TextOptions(seed=5)
     assert gates_by(found, Gates(max_kl=2.0)) == Gates(max_kl=2.0)
 
 
 def test_without_a_recipe_nothing_changes():
-    found = options_by(None)
+    found = options_by(None, Asked())
     assert (found.target.name, found.quant.name, found.kv) == ("cpu", "int4", "fp32")
     assert found.recipe is None
     assert gates_by(found, None) == Gates()
@@ -99,16 +100,16 @@ def test_without_a_recipe_nothing_changes():
 
 def test_a_name_without_target_takes_the_one_asked_for():
     assert load_recipe("minicpm4-8b").name == "minicpm4-8b/cpu"
-    found = options_by("minicpm4-8b", target="jetson-orin")
+    found = options_by("minicpm4-8b", Asked(target="jetson-orin"))
     assert (found.recipe.name, found.target.name) == ("minicpm4-8b/jetson-orin", "jetson-orin")
-    assert options_by("minicpm4-8b/cpu", target="jetson-orin").target.name == "jetson-orin"
-    board = options_by("minicpm4-8b", target="jetson-agx-orin-64gb")
+    assert options_by("minicpm4-8b/cpu", Asked(target="jetson-orin")).target.name == "jetson-orin"
+    board = options_by("minicpm4-8b", Asked(target="jetson-agx-orin-64gb"))
     assert (board.recipe.name, board.target.name) == (found.recipe.name, "jetson-agx-orin-64gb")
 
 
 def test_a_recipe_names_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    found = options_by("minicpm4-8b")
+    found = options_by("minicpm4-8b", Asked())
     assert model_by(found, None) == "openbmb/MiniCPM4-8B"
     assert model_by(found, tmp_path) == str(tmp_path)
     (tmp_path / "config.json").write_text("{}")
