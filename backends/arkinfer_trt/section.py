@@ -107,8 +107,8 @@ class Probe:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Probe:
-        files = {name: str(facts["files"][name]) for name in NETWORKS}
-        weights = {name: str(facts["weights"][name]) for name in NETWORKS}
+        files: dict[Network, str] = {name: str(facts["files"][name]) for name in NETWORKS}
+        weights: dict[Network, str] = {name: str(facts["weights"][name]) for name in NETWORKS}
         return cls(files, weights, count(facts["times"]))
 
 
