@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from arkinfer.errors import UsageError
+from arkinfer.machine.folders import cache_folder
 
 Bytes: TypeAlias = "bytes | bytearray | memoryview"
 
@@ -34,8 +35,8 @@ KINDS = ("graphs", "weights", "blocks", "states", "calibrations", "golden")
 quantized, activations behind the last of these, scales of int8 caches, golden vectors; each in a
 folder of its own."""
 
-FOLDER, LIMIT = "ARKINFER_CACHE", "ARKINFER_CACHE_LIMIT"
-"""Environment variables: where the cache is, and its size limit ("20GB")."""
+LIMIT = "ARKINFER_CACHE_LIMIT"
+"""The environment variable with its size limit ("20GB"); `machine.folders` says where it is."""
 
 DEFAULT_LIMIT = 20_000_000_000
 SPARE = 256 << 20
@@ -96,7 +97,7 @@ class Cache:
 
     @classmethod
     def open(cls) -> Cache:
-        """The user's cache; see `cache_folder` and `cache_limit`.
+        """The user's cache; see `machine.folders.cache_folder` and `cache_limit`.
 
         Raises:
             UsageError: the limit in the environment is no size.
@@ -267,14 +268,6 @@ def arithmetic() -> str:
         found = re.search(r"^(?:flags|Features)\s*: (.*)$", text, re.M)
         flags = " ".join(sorted(found[1].split())) if found else ""
     return f"numpy {np.__version__} {platform.machine()} {flags}"
-
-
-def cache_folder() -> Path:
-    """$ARKINFER_CACHE, else $XDG_CACHE_HOME/arkinfer, else ~/.cache/arkinfer."""
-    if own := os.environ.get(FOLDER):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "arkinfer"
 
 
 def cache_limit() -> int:

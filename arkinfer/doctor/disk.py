@@ -14,6 +14,7 @@ from pathlib import Path
 
 from arkinfer.doctor.finding import Finding
 from arkinfer.doctor.host import Host
+from arkinfer.machine.folders import cache_folder
 from arkinfer.words import human
 
 LEAST = 256 << 20
@@ -27,16 +28,9 @@ def check(host: Host) -> list[Finding]:
     return [
         _folder("output folder", host.folder, "cd ~"),
         *check_temporary(host),
-        _folder("build cache", _builds(host), "export ARKINFER_CACHE=~/arkinfer-cache"),
+        _folder("cache", cache_folder(host.environ), "export ARKINFER_CACHE=~/arkinfer-cache"),
         _folder("hub cache", _hub(host), "export HF_HOME=~/huggingface"),
     ]
-
-
-def _builds(host: Host) -> Path:
-    """As `arkinfer.compiler.cache` has it, which this room may not import."""
-    if given := host.environ.get("ARKINFER_CACHE"):
-        return host.path(given)
-    return host.path(host.environ.get("XDG_CACHE_HOME") or "~/.cache") / "arkinfer"
 
 
 def _hub(host: Host) -> Path:

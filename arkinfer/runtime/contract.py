@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from arkinfer.errors import UsageError
+from arkinfer.runtime.prepared import OnProgress, Prepared
 
 if TYPE_CHECKING:
     from arkinfer.artifact import Artifact, Section
@@ -32,16 +34,28 @@ of its text: of inputs their own, of results "0", "1", … in order (`arkinfer.i
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How to open a section.
+    """How to open a section. What does not concern an executor, it ignores.
 
     Attributes:
         threads: worker threads; None: what the executor finds best for this machine.
         observe: also prepare what the features "values" and "times" need. It may take more memory
             and make steps slower, so it is for tools that look at a model, not for running it.
+        cache: folder for what a `Preparer` makes; None: that of `machine.folders.cache_folder`.
+        network: which of the networks that a section offers; None: what is measured to be faster.
+        weights: whether a prepared section keeps weights as constants, which the runtime may
+            rearrange, or takes them as inputs, which needs less memory to prepare and to keep;
+            None: constants where memory allows. What can only be one of both stays what it is.
+        on_progress: told how far a preparation is; `Executor.open` prepares by itself.
+        on_prepared: told what `Executor.open` prepared, or found to be there.
     """
 
     threads: int | None = None
     observe: bool = False
+    cache: Path | None = None
+    network: str | None = None
+    weights: Literal["inputs", "constants"] | None = None
+    on_progress: OnProgress | None = None
+    on_prepared: Callable[[Prepared], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -241,6 +255,37 @@ class Checker(Protocol):
             DeviceError: as `Executor.open`.
             ArtifactError: the section is not what the compiler writes.
             ImportError: a package that the section needs is missing.
+        """
+        ...
+
+
+@runtime_checkable
+class Preparer(Protocol):
+    """What an executor may offer whose sections are finished on the device: to do so beforehand.
+
+    Its `open` does so by itself where nothing was prepared. What is made is found again by the
+    artifact's digest, by all that it depends on of the device, and by `network` and `weights` of
+    the options as they were asked for.
+    """
+
+    def prepared(
+        self, artifact: Artifact, section: Section, options: LoadOptions
+    ) -> Prepared | None:
+        """What is there already and `open` would use; None: it has to be made. Makes nothing.
+
+        Raises:
+            DeviceError, ArtifactError: as `prepare`.
+        """
+        ...
+
+    def prepare(self, artifact: Artifact, section: Section, options: LoadOptions) -> Prepared:
+        """Makes what `open` needs, unless it is there; whoever comes second waits for the first.
+
+        Raises:
+            DeviceError: as `Executor.open`; also where memory or disk do not suffice to make it.
+            ArtifactError: the section is not what the compiler writes.
+            UsageError: the section has no such network.
+            ResourceError: another process is at it, and does not come to an end.
         """
         ...
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arkinfer.compiler import cache as cache_module
-from arkinfer.compiler.cache import Cache, cache_folder, cache_limit, code_of, key_of, parse_size
+from arkinfer.compiler.cache import Cache, cache_limit, code_of, key_of, parse_size
 from arkinfer.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -229,17 +229,6 @@ assert cache.problem == "" or "takes no more: it holds" in cache.problem, cache.
     running = [subprocess.Popen(command, env=environment) for _ in range(4)]
     assert [process.wait(timeout=120) for process in running] == [0] * 4
     assert {path.parent.parent.name for path in files(tmp_path)} == {"golden"}
-
-
-def test_where_it_is(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("HOME", "/somewhere")
-    monkeypatch.setenv("ARKINFER_CACHE", "~/own")
-    assert cache_folder() == Path("/somewhere/own")
-    monkeypatch.delenv("ARKINFER_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert cache_folder() == Path("/xdg/arkinfer")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == Path("/somewhere/.cache/arkinfer")
 
 
 def test_sizes(monkeypatch: pytest.MonkeyPatch):

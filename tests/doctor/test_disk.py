@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from arkinfer.compiler.cache import cache_folder
 from arkinfer.doctor import disk
 from arkinfer.doctor.finding import Finding
 from arkinfer.doctor.host import Host
@@ -37,17 +36,11 @@ def test_the_cache_is_where_the_hub_looks(make_host: Hosts, tmp_path: Path):
     assert place() == f"{tmp_path}/.cache/huggingface/hub"
 
 
-def test_the_build_cache_is_where_builds_look(
-    make_host: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    for environ in ({"ARKINFER_CACHE": f"{tmp_path}/a"}, {"XDG_CACHE_HOME": f"{tmp_path}/c"}, {}):
-        for name in ("ARKINFER_CACHE", "XDG_CACHE_HOME"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("HOME", str(tmp_path))
-        for name, value in environ.items():
-            monkeypatch.setenv(name, value)
-        found = find(disk.check(make_host(**environ)), "build cache")
-        assert found.detail.split(" free in ")[1] == str(cache_folder())
+def test_the_cache_is_where_builds_and_engines_look(make_host: Hosts, tmp_path: Path):
+    found = find(disk.check(make_host(ARKINFER_CACHE=f"{tmp_path}/a")), "cache")
+    assert found.detail.split(" free in ")[1] == f"{tmp_path}/a"
+    found = find(disk.check(make_host()), "cache")
+    assert found.detail.split(" free in ")[1] == f"{tmp_path}/.cache/arkinfer"
 
 
 def test_a_file_in_the_place_of_a_folder(make_host: Hosts, tmp_path: Path):
