@@ -15,13 +15,13 @@ from arkinfer.artifact import Artifact, Section
 from arkinfer.errors import ArtifactError
 from arkinfer.limits import count
 from arkinfer.runtime.contract import Demand, LoadOptions
+from arkinfer.runtime.onnx_bytes import ExternalTensor, with_initializers
 from arkinfer_ort.executable import OnnxRuntimeExecutable
 from arkinfer_ort.observe import ObservedExecutable
 from arkinfer_ort.places import Places
 from arkinfer_ort.sessions import Model, physical_cores
 from arkinfer_ort.state import Cache
 from arkinfer_ort.versions import check_requirements
-from arkinfer_ort.wire import ExternalTensor, with_initializers
 
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What reading a section raises that the compiler did not write."""

@@ -16,12 +16,12 @@ from arkinfer.errors import ArtifactError, DeviceError, UsageError
 from arkinfer.models.config import parse_config
 from arkinfer.packing import parse_scheme
 from arkinfer.runtime.contract import LoadOptions
+from arkinfer.runtime.onnx_bytes import ExternalTensor, with_initializers
 from arkinfer.testing import preset
 from arkinfer.testing.dense import dense_module
 from arkinfer_ort.buffers import TwoBuffers
 from arkinfer_ort.executor import OnnxRuntimeExecutor, physical_cores
 from arkinfer_ort.versions import check_requirements
-from arkinfer_ort.wire import ExternalTensor, with_initializers
 
 
 @pytest.fixture

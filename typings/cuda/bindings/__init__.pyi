@@ -1,0 +1,1 @@
+"""NVIDIA's bindings of CUDA's libraries."""
