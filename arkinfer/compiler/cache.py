@@ -30,10 +30,12 @@ from arkinfer.machine.folders import cache_folder
 
 Bytes: TypeAlias = "bytes | bytearray | memoryview"
 
-KINDS = ("graphs", "weights", "blocks", "states", "calibrations", "golden")
+KINDS = (
+    "graphs", "weights", "blocks", "states", "calibrations", "golden", "engines", "timings"
+)  # fmt: skip
 """What is kept: traced modules, rows of quantized weights, decoder layers that a calibrated method
 quantized, activations behind the last of these, scales of int8 caches, golden vectors; each in a
-folder of its own."""
+folder of its own. The last two are the TensorRT executor's: engines, and its builder's timings."""
 
 LIMIT = "ARKINFER_CACHE_LIMIT"
 """The environment variable with its size limit ("20GB"); `machine.folders` says where it is."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from arkinfer.doctor.finding import Finding
 from arkinfer.doctor.host import Host
 from arkinfer.doctor.install import package
+from arkinfer.machine.jetson import read_jetson
 
 TENSORRT = tuple(f"libnvinfer.so.{major}" for major in (11, 10, 8))
 """Libraries that were published under a number of their own, newest first."""
@@ -26,18 +27,15 @@ def check(host: Host) -> list[Finding]:
 
 
 def _board(host: Host) -> Finding | None:
-    """A Jetson's model and L4T release; None: it is no Jetson."""
-    release = host.read("etc/nv_tegra_release")
-    model = (host.read("proc/device-tree/model") or "").strip()
-    if release is None and "jetson" not in model.lower():
+    """A Jetson's model and release; None: it is no Jetson."""
+    board = read_jetson(host.root)
+    if board is None:
         return None
-    name = model or "Jetson"
-    if release is None:
-        return Finding("board", "not known", f"{name}; there is no /etc/nv_tegra_release")
-    match = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", release)
-    if match is None:
-        return Finding("board", "not known", f"{name}; /etc/nv_tegra_release is not as expected")
-    return Finding("board", "ok", f"{name}, L4T {match[1]}.{match[2]}", notes=(release.strip(),))
+    if board.l4t is None:
+        state = "is not as expected" if host.read("etc/nv_tegra_release") else "cannot be read"
+        return Finding("board", "not known", f"{board.model}; /etc/nv_tegra_release {state}")
+    notes = tuple((host.read("etc/nv_tegra_release") or "").splitlines())
+    return Finding("board", "ok", f"{board.model}, {board.system}", notes=notes)
 
 
 def _gpu(host: Host) -> Finding:

@@ -115,7 +115,7 @@ def test_a_jetson(make_host: Hosts, library: Library, script: Callable[[str, str
     put(host, "proc/device-tree/model", "NVIDIA Jetson Orin Nano Developer Kit\0")
     found = gpu.check(host)
     assert facts(found) == {
-        "board": ("ok", "NVIDIA Jetson Orin Nano Developer Kit, L4T 36.4.3"),
+        "board": ("ok", "NVIDIA Jetson Orin Nano Developer Kit, JetPack 6.2 (L4T 36.4.3)"),
         "NVIDIA GPU": ("ok", "Orin, compute capability 8.7; CUDA 12.4"),
         "TensorRT": ("missing", "no libnvinfer can be loaded"),
     }
@@ -126,7 +126,7 @@ def test_a_jetson_whose_release_cannot_be_read(make_host: Hosts, library: Librar
     host = make_host(LD_LIBRARY_PATH=str(library("libcuda.so.1", CUDA % 0)))
     put(host, "proc/device-tree/model", "Jetson AGX Orin\0")
     assert facts(gpu.check(host))["board"] == (
-        "not known", "Jetson AGX Orin; there is no /etc/nv_tegra_release"
+        "not known", "Jetson AGX Orin; /etc/nv_tegra_release cannot be read"
     )  # fmt: skip
     put(host, "etc/nv_tegra_release", "something else")
     assert facts(gpu.check(host))["board"][0] == "not known"
