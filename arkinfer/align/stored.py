@@ -6,7 +6,7 @@ of writing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, cast
@@ -22,7 +22,7 @@ from arkinfer.align.snapshot import Snapshot
 from arkinfer.align.steps import EXACT
 from arkinfer.align.weights import CheckedWeights, bad_group, digest, further_away
 from arkinfer.artifact import Artifact, Section
-from arkinfer.backend import RowStore
+from arkinfer.backend import RowStore, Work
 from arkinfer.compiler.prepare import Lowered, Prepared
 from arkinfer.compiler.section import part_names
 from arkinfer.errors import ArkError, ArtifactError
@@ -209,6 +209,9 @@ class CheckingWriter:
         elif self.artifact.read(full) != data:
             self.notes.append(f"{full} is not, byte for byte, what this arkinfer writes")
         return full
+
+    def made(self, works: Sequence[Work]) -> list[bytes]:
+        return [work.make() for work in works]
 
     def configure(self, config: Mapping[str, Any], requires: Mapping[str, str]) -> None:
         if dict(config) != self.section.config:

@@ -8,6 +8,7 @@ from arkinfer.backend.contract import (
     SectionWriter,
     Support,
     TargetChecker,
+    Work,
 )
 from arkinfer.backend.registry import compiler, compilers
 
@@ -19,6 +20,7 @@ __all__ = [
     "SectionWriter",
     "Support",
     "TargetChecker",
+    "Work",
     "compiler",
     "compilers",
 ]

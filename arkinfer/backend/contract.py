@@ -5,7 +5,7 @@ Knows no backend, no pass and no file format. The device half is `arkinfer.runti
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -44,6 +44,23 @@ class RowStore(ir.WeightStore, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Work:
+    """Bytes that take time to make, such as a compiled kernel, and that builds keep.
+
+    Attributes:
+        name: what whoever waits for it is told.
+        facts: all that determines the bytes, the code that makes them included.
+        make: makes them.
+        size: what a plan takes them for, in bytes.
+    """
+
+    name: str
+    facts: tuple[str | int, ...]
+    make: Callable[[], bytes]
+    size: int
+
+
 class SectionWriter(Protocol):
     """Where a compiler puts what its executor will read; everything is streamed to the file.
 
@@ -77,6 +94,13 @@ class SectionWriter(Protocol):
 
     def file(self, name: str, data: bytes) -> str:
         """Stores the entry `backends/<backend>/<name>`. Returns the entry's name."""
+        ...
+
+    def made(self, works: Sequence[Work]) -> list[bytes]:
+        """What each of these makes, from an earlier build if one has made it of the same facts.
+
+        A plan makes nothing: it gets as many zeros as it takes a work for.
+        """
         ...
 
     def configure(self, config: Mapping[str, Any], requires: Mapping[str, str]) -> None:
@@ -164,6 +188,6 @@ class Predictor(Protocol):
     Without it, a plan takes caches for what the IR says, and a run for the weights and a little.
     """
 
-    def footprint(self, module: ir.Module, loaded: int) -> Footprint:
-        """Of a lowered module whose section has `loaded` bytes. Reads no weight."""
+    def footprint(self, module: ir.Module, target: Target) -> Footprint:
+        """Of a lowered module. Reads no weight."""
         ...

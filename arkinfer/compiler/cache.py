@@ -31,11 +31,12 @@ from arkinfer.machine.folders import cache_folder
 Bytes: TypeAlias = "bytes | bytearray | memoryview"
 
 KINDS = (
-    "graphs", "weights", "blocks", "states", "calibrations", "golden", "engines", "timings"
+    "graphs", "weights", "blocks", "states", "calibrations", "golden", "works", "engines", "timings"
 )  # fmt: skip
 """What is kept: traced modules, rows of quantized weights, decoder layers that a calibrated method
-quantized, activations behind the last of these, scales of int8 caches, golden vectors; each in a
-folder of its own. The last two are the TensorRT executor's: engines, and its builder's timings."""
+quantized, activations behind the last of these, scales of int8 caches, golden vectors, and what
+backends compile; each in a folder of its own. The last two are the TensorRT executor's: engines,
+and its builder's timings."""
 
 LIMIT = "ARKINFER_CACHE_LIMIT"
 """The environment variable with its size limit ("20GB"); `machine.folders` says where it is."""

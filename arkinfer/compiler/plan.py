@@ -45,7 +45,7 @@ from arkinfer.models.config import ModelConfig
 from arkinfer.packing import QuantizedTensor, Scheme
 from arkinfer.quality.measure import token_count
 from arkinfer.runtime.footprint import run_bytes
-from arkinfer.targets import Published
+from arkinfer.targets import Published, Target
 from arkinfer.verify.golden import ENTRY as GOLDEN
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def plan(
     sections = [_measure(each, config, length, options, entries) for each in lowered]
     weight_bytes = sum(entries[name] for name in sections[0].own)
     memory = options.target.total_memory()
-    device = _footprint(lowered[0], weight_bytes)
+    device = _footprint(lowered[0], options.target, weight_bytes)
     return Plan(
         model=checkpoint.name,
         target=options.target.name,
@@ -292,10 +292,10 @@ def _file_size(entries: dict[str, int]) -> int:
     return end + sum(74 + len(name) for name in sizes) + 98
 
 
-def _footprint(lowered: Lowered, loaded: int) -> Footprint:
+def _footprint(lowered: Lowered, target: Target, loaded: int) -> Footprint:
     """What the backend predicts, else its weights and the caches as they stand in the IR."""
     if isinstance(lowered.compiler, Predictor):
-        return lowered.compiler.footprint(lowered.module, loaded)
+        return lowered.compiler.footprint(lowered.module, target)
     inputs = lowered.module.functions["step"].inputs
     caches = [value.type for value in inputs if isinstance(value.type, ir.CacheType)]
     per_token = sum(

@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from arkinfer.artifact import ArtifactWriter, Section
-from arkinfer.backend import RowStore
+from arkinfer.backend import RowStore, Work
+from arkinfer.compiler.cache import Cache, key_of
 from arkinfer.compiler.weights import Array, WeightStore, nbytes
 from arkinfer.errors import InternalError
 from arkinfer.ir import DTYPES, QuantizedType, TensorType, Weight
@@ -31,6 +32,8 @@ class SectionWriter:
         store: the numbers.
         on_bytes: told how many bytes of weights were written, as they are.
         on_weight: told which weight is next.
+        cache: keeps what works make.
+        on_work: told which work is next, and how many of how many are done.
     """
 
     def __init__(
@@ -40,9 +43,12 @@ class SectionWriter:
         store: WeightStore,
         on_bytes: Callable[[int], None] = lambda size: None,
         on_weight: Callable[[Weight], None] = lambda weight: None,
+        cache: Cache | None = None,
+        on_work: Callable[[str, int, int], None] = lambda name, done, total: None,
     ) -> None:
         self._backend, self._artifact, self._store = backend, artifact, store
-        self._on_bytes, self._on_weight = on_bytes, on_weight
+        self._on_bytes, self._on_weight, self._on_work = on_bytes, on_weight, on_work
+        self._cache = cache or Cache(None)
         self._tensors: list[str] = []
         self._config: dict[str, Any] = {}
         self._requires: dict[str, str] = {}
@@ -100,6 +106,18 @@ class SectionWriter:
         full = f"backends/{self._backend}/{name}"
         self._artifact.add_bytes(full, data)
         return full
+
+    def made(self, works: Sequence[Work]) -> list[bytes]:
+        found: list[bytes] = []
+        for done, work in enumerate(works):
+            self._on_work(work.name, done, len(works))
+            key = key_of("works", self._backend, *work.facts)
+            kept = self._cache.get(key)
+            if kept is None:
+                kept = work.make()
+                self._cache.put(key, [kept])
+            found.append(bytes(kept))
+        return found
 
     def configure(self, config: Mapping[str, Any], requires: Mapping[str, str]) -> None:
         self._config, self._requires = dict(config), dict(requires)
@@ -161,6 +179,9 @@ class MeasuringWriter:
         full = f"backends/{self._backend}/{name}"
         self.entries[full] = len(data)
         return full
+
+    def made(self, works: Sequence[Work]) -> list[bytes]:
+        return [bytes(work.size) for work in works]
 
     def configure(self, config: Mapping[str, Any], requires: Mapping[str, str]) -> None:
         self.config = dict(config)

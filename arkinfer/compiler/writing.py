@@ -57,8 +57,13 @@ def write_sections(
             number = numbers.get(weight.name, 0)
             stages.doing(f"{verb} {weight.name} (weight {number} of {len(numbers)})")
 
+        def works(name: str, done: int, total: int) -> None:
+            stages.doing(f"compiling {name} ({done + 1} of {total})")
+            stages.part(done, total)
+
         cache.keep_free(total)
         store = WeightStore(lowered.module.weights, prepared.leaves, quantize)
-        writer = SectionWriter(lowered.compiler.name, artifact, store, written, begun)
+        name = lowered.compiler.name
+        writer = SectionWriter(name, artifact, store, written, begun, cache, works)
         lowered.compiler.compile(lowered.module, prepared.options.target, writer)
         writer.finish(lowered.activations)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
+from typing import cast
 
 from arkinfer import ir
 from arkinfer.backend import Footprint
-from arkinfer_trt.support import is_native
+from arkinfer.ir import QuantizedType
+from arkinfer.targets import Target
+from arkinfer_trt import support
+from arkinfer_trt.kernels.gemv import Gemv
 
 MIB = 1 << 20
 
@@ -14,40 +19,78 @@ RUNTIME = 700 * MIB
 """Of the runner, CUDA's context and TensorRT's libraries; assumed."""
 
 ENGINE = 1.03
-"""Bytes of an engine for each byte of weights; assumed: what tactics add is small."""
+"""Bytes of an engine for each byte of its constants; assumed: what tactics add is small."""
 
 BUILDING = 4.0
-"""Bytes of memory, while an engine is made, for each of its weights. Source: issue 30 of NVIDIA's
+"""Bytes of memory, while an engine is made, for each of its constants. Source: issue 30 of NVIDIA's
 TensorRT Edge-LLM, three to four times the parameters."""
 
-FLOATS = {"f16": ("fp16", 2), "f32": ("fp32", 4)}
+FLOATS = {"f32": ("fp32", 4), "f16": ("fp16", 2)}
 """What the network computes in -> how caches are kept, and bytes of a number in them."""
 
 
-def footprint(module: ir.Module, loaded: int, dtype: str) -> Footprint:
-    """Of a network in `dtype` with `loaded` bytes of weights."""
+@dataclass(frozen=True)
+class _Weights:
+    """Bytes on the device.
+
+    Attributes:
+        beside: of matrices that our kernels multiply by, as they are repacked.
+        dense: of matrices that are not quantized.
+        small: of all else, which has to be in the engine: norms, rotary tables, and int4 matrices
+            where there is no kernel for them.
+        read: what a step of one token reads.
+    """
+
+    beside: int = 0
+    dense: int = 0
+    small: int = 0
+    read: int = 0
+
+
+def footprint(module: ir.Module, target: Target, dtype: str) -> Footprint:
+    """Of networks in `dtype`.
+
+    Our kernels are taken for faster than TensorRT's int4: what they multiply by lies beside the
+    engine. Dense matrices are in it, where the target has memory enough to put them there. The
+    embedding's table stays in the file, of which a step reads a few rows.
+    """
     caches = [v.type for v in module.functions["step"].inputs if isinstance(v.type, ir.CacheType)]
     numbers = sum(math.prod(d for d in kind.shape if isinstance(d, int)) for kind in caches)
-    engine, (kept, size) = int(loaded * ENGINE), FLOATS[dtype]
+    kept, size = FLOATS[dtype]
+    found = _weights(module, size)
+    everything = RUNTIME + int((found.small + found.dense) * BUILDING)
+    fits = everything <= target.total_memory()
+    constants = found.small + (found.dense if fits else 0)
+    engine = int(constants * ENGINE)
     return Footprint(
-        run=RUNTIME + engine,
+        run=RUNTIME + engine + found.beside + (0 if fits else found.dense),
         per_token=numbers * size,
-        per_step=sum(_read(node.weights[0], size) for node in _products(module)),
+        per_step=found.read,
         caches=kept,
         engine=engine,
-        prepare=RUNTIME + int(loaded * BUILDING),
+        prepare=RUNTIME + int(constants * BUILDING),
     )
 
 
-def _products(module: ir.Module) -> list[ir.Node]:
-    return [node for node in module.nodes() if node.op.endswith(".linear")]
-
-
-def _read(matrix: ir.Weight, size: int) -> int:
-    """Bytes of a matrix in the network: four bits stay four, all else is widened."""
-    kind = matrix.type
-    rows, columns = (d for d in kind.shape if isinstance(d, int))
-    if not isinstance(kind, ir.QuantizedType) or not is_native(kind.scheme):
-        return rows * columns * size
-    groups = columns // kind.scheme.group_size(columns)
-    return rows * columns // 2 + rows * groups * size
+def _weights(module: ir.Module, size: int) -> _Weights:
+    """What a module's nodes have on the device; a number that is no code has `size` bytes."""
+    found, seen = _Weights(), set[str]()
+    for node in module.nodes():
+        if node.op.endswith(".embedding"):
+            continue
+        for weight in node.weights:
+            kind, shape = weight.type, cast("tuple[int, ...]", weight.type.shape)
+            new = 0 if weight.name in seen else 1
+            seen.add(weight.name)
+            if isinstance(kind, QuantizedType):
+                nbytes = Gemv.of(kind.scheme, kind.shape).nbytes
+                part = "beside" if support.has_triton() else "small"
+            elif node.op == "nn.rope":
+                context = cast(int, module.attributes["context"])
+                nbytes, part = 2 * context * shape[0] * size, "small"
+            else:
+                nbytes, part = math.prod(shape) * size, "dense" if len(shape) > 1 else "small"
+            found = replace(found, **{part: getattr(found, part) + new * nbytes})
+            if node.op.endswith(".linear"):
+                found = replace(found, read=found.read + nbytes)
+    return found

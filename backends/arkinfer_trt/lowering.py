@@ -1,8 +1,9 @@
-"""Lowers a function of the IR to standard ONNX, node by node. Knows no file.
+"""Lowers a function of the IR to an ONNX network, node by node. Knows no file.
 
 f32 [T, width] becomes [1, T, width] and f32 [T, heads, D] becomes [1, heads, T, D], in the
 network's one float type. Caches have a fixed capacity: the network is strongly typed, every
 cache is an input and an output at the same address, and a mask hides what is not written yet.
+Weights are inputs; `section.py` tells what all inputs and outputs are.
 """
 
 from __future__ import annotations
@@ -16,12 +17,11 @@ from onnx import TensorProto
 from arkinfer import ir
 from arkinfer.errors import UnsupportedError
 from arkinfer.ir import CacheType, Node, Value
-from arkinfer_trt.graph import Graph
-from arkinfer_trt.support import is_native
-from arkinfer_trt.weights import ONNX, Initializers
-
-TOKENS, ROWS, POSITIONS, LENGTH = "tokens", "rows", "positions", "length"
-"""Inputs besides the caches: int64 [1, T], [R], [1, T] and [1]; the last is the tokens before."""
+from arkinfer_trt.graph import Graph, Origin, Tensor
+from arkinfer_trt.products import Products
+from arkinfer_trt.section import HIDDEN, LENGTH, LOGITS, POSITIONS, ROWS, Cache, Network
+from arkinfer_trt.support import TOKENS
+from arkinfer_trt.weights import ONNX, Weights
 
 
 class Lowering:
@@ -30,17 +30,34 @@ class Lowering:
     Args:
         function: what to lower; every node is supported.
         context: tokens that the caches hold.
-        graph: where nodes go.
+        network: whose products are used where int4 can be had both ways.
         weights: where weights come from.
         dtype: what the network computes in, "f16" or "f32".
+
+    Attributes:
+        graph: where nodes go.
+        caches: in the order of the function.
+        embedding: the node that looks tokens up, which the network is without.
+
+    Raises:
+        UnsupportedError: the function embeds nothing.
     """
 
     def __init__(
-        self, function: ir.Function, context: int, graph: Graph, weights: Initializers, dtype: str
+        self,
+        function: ir.Function,
+        context: int,
+        network: Network,
+        weights: Weights,
+        dtype: str,
     ) -> None:
-        self.graph, self.weights, self.context = graph, weights, context
-        self.caches: list[dict[str, object]] = []
-        self._function = function
+        self.graph = Graph("step")
+        self.caches: list[Cache] = []
+        self.embedding = _embedding(function)
+        self._function, self._context = function, context
+        self._weights = weights
+        self._network: Network = network
+        self._products = Products(self.graph, weights, network, dtype)
         self._type = ONNX[dtype]
         self._scalar = np.dtype(ir.DTYPES[dtype])
         self._names: dict[Value, str] = {}
@@ -50,7 +67,8 @@ class Lowering:
         """Emits everything.
 
         Raises:
-            UnsupportedError: the function has an interface of its own.
+            UnsupportedError: the function has an interface of its own, or uses tokens for
+                something else than one embedding.
         """
         self._inputs()
         for node in self._function.nodes:
@@ -58,76 +76,79 @@ class Lowering:
         self._outputs()
 
     def _inputs(self) -> None:
-        integer = TensorProto.INT64
-        for value in self._function.inputs:
+        width = cast(int, self.embedding.result.tensor.shape[-1])
+        self._names[self.embedding.result] = self._input(HIDDEN, self._type, 1, "T", width)
+        self._input(POSITIONS, TensorProto.INT64, 1, "T")
+        self._input(LENGTH, TensorProto.INT64, 1)
+        for value in sorted(self._function.inputs, key=lambda value: value.name != ROWS):
             if isinstance(value.type, CacheType):
                 _, heads, size = value.type.shape
-                shape = [1, cast(int, heads), self.context, cast(int, size)]
-                name = f"past.{value.name}"
-                self._names[value] = self.graph.input(name, self._type, list(shape))
-                self.caches.append({"name": value.name, "shape": shape})
-            elif value.name == "tokens":
-                self._names[value] = self.graph.input(TOKENS, integer, [1, "T"])
-            elif value.name == "rows":
-                self._names[value] = self.graph.input(ROWS, integer, ["R"])
-            else:
+                shape = (1, cast(int, heads), self._context, cast(int, size))
+                self._names[value] = self._input(f"past.{value.name}", self._type, *shape)
+                self.caches.append(Cache(value.name, shape))
+            elif value.name == ROWS:
+                self._names[value] = self._input(ROWS, TensorProto.INT64, "R")
+            elif value.name != TOKENS:
                 raise UnsupportedError(
                     f"The function has an input {value.name}", "only tokens, rows and caches fit"
                 )
-        self.graph.input(POSITIONS, integer, [1, "T"])
-        self.graph.input(LENGTH, integer, [1])
+
+    def _input(self, name: str, dtype: int, *shape: int | str) -> str:
+        return self.graph.input(Tensor(name, dtype, shape))
 
     def _outputs(self) -> None:
         for name, value in zip(self._function.output_names, self._function.outputs, strict=True):
             found = self._names[value]
             if isinstance(value.type, CacheType):
-                shape = next(
-                    cast("list[int]", c["shape"]) for c in self.caches if c["name"] == name
-                )
+                shape = next(cache.shape for cache in self.caches if cache.name == name)
                 if found != f"present.{name}":
                     raise UnsupportedError(
                         f"The function returns a cache as {name}", "it is the next of another one"
                     )
-                self.graph.output(found, self._type, list(shape))
+                self.graph.output(Tensor(found, self._type, shape))
             else:
-                self.graph.add("Cast", [found], name, name, to=TensorProto.FLOAT)
+                origin = Origin(*_place(value.producer))
+                self.graph.add("Cast", [found], origin, LOGITS, to=TensorProto.FLOAT)
                 width = cast(int, value.tensor.shape[-1])
-                self.graph.output(name, TensorProto.FLOAT, [1, "R", width])
+                self.graph.output(Tensor(LOGITS, TensorProto.FLOAT, (1, "R", width)))
 
     def _add(self, node: Node, op: str, *inputs: str, **attributes: Any) -> str:
-        return self.graph.add(op, list(inputs), node.loc, **attributes)
+        return self.graph.add(op, list(inputs), Origin(node.op, node.loc), **attributes)
 
     def _of(self, node: Node, index: int) -> str:
-        return self._names[node.values[index]]
+        value = node.values[index]
+        if value not in self._names:
+            raise UnsupportedError(
+                f"TensorRT cannot run {node.op}{_at(node)}",
+                "it reads the tokens, which an embedding alone may do",
+            )
+        return self._names[value]
 
     def _times(self, node: Node, x: str, by: float) -> str:
         if by == 1.0:
             return x
         return self._add(node, "Mul", x, self.graph.constant(by, self._scalar))
 
-    def embedding(self, node: Node) -> str:
-        (weight,) = node.weights
-        quantized = node.op == "quant.embedding"
-        table = self.weights.widened(weight) if quantized else self.weights.dense(weight, node.loc)
-        rows = self._add(node, "Gather", table, self._of(node, 0), axis=0)
-        return self._times(node, rows, cast(float, node.attributes["scale"]))
+    def lookup(self, node: Node) -> str:
+        """Outside of the network, by its caller."""
+        if node is not self.embedding:
+            raise UnsupportedError(
+                f"TensorRT cannot run {node.op}{_at(node)}",
+                "tokens are embedded once, outside of the network, and this is the second time",
+            )
+        return HIDDEN
 
     def linear(self, node: Node) -> str:
         (weight,) = node.weights
-        x = self._of(node, 0)
-        kind = weight.type
-        if isinstance(kind, ir.QuantizedType) and is_native(kind.scheme):
-            codes, scales, block = self.weights.int4(weight)
-            matrix = self._add(node, "DequantizeLinear", codes, scales, axis=0, block_size=block)
-            return self._add(node, "MatMul", x, matrix)
-        if isinstance(kind, ir.QuantizedType):
-            matrix = self.weights.widened(weight)
-        else:
-            matrix = self.weights.dense(weight, node.loc)
-        return self._add(node, "MatMul", x, self._add(node, "Transpose", matrix, perm=[1, 0]))
+        if isinstance(weight.type, ir.QuantizedType):
+            rows = str(node.result.tensor.shape[0])  # T, or R behind the choice of rows
+            return self._products.add(weight, self._of(node, 0), rows, Origin(node.op, node.loc))
+        matrix = self.graph.input(self._weights.dense(weight, self._network))
+        turned = self._add(node, "Transpose", matrix, perm=[1, 0])
+        return self._add(node, "MatMul", self._of(node, 0), turned)
 
     def rms_norm(self, node: Node) -> str:
-        scale = self.weights.dense(node.weights[0], node.loc)
+        scale = self.graph.input(self._weights.dense(node.weights[0], self._network))
         epsilon = cast(float, node.attributes["eps"])
         return self._add(node, "RMSNormalization", self._of(node, 0), scale, epsilon=epsilon)
 
@@ -142,26 +163,28 @@ class Lowering:
 
     def rope(self, node: Node) -> str:
         factor = cast(float, node.attributes["factor"])
-        cos, sin = self.weights.rotary(node.weights[0], factor, self.context)
-        return self._add(node, "RotaryEmbedding", self._of(node, 0), cos, sin, POSITIONS)
+        tables = self._weights.rotary(node.weights[0], factor, self._context, self._network)
+        cos, sin = (self.graph.input(table) for table in tables)
+        return self._add(node, "RotaryEmbedding", self._of(node, 0), cos, sin, self._of(node, 1))
 
     def append(self, node: Node) -> str:
         cache = node.values[0]
         inputs = [self._names[cache], self._of(node, 1), LENGTH]
-        return self.graph.add("TensorScatter", inputs, node.loc, f"present.{cache.name}", axis=-2)
+        output = f"present.{cache.name}"
+        return self._add(node, "TensorScatter", *inputs, output=output, axis=-2)
 
     def attention(self, node: Node) -> str:
         inputs = [self._of(node, index) for index in range(3)]
         scale = cast(float, node.attributes["scale"])
-        return self._add(node, "Attention", *inputs, self._visible(), scale=scale)
+        return self._add(node, "Attention", *inputs, self._visible(node), scale=scale)
 
-    def _visible(self) -> str:
+    def _visible(self, node: Node) -> str:
         """bool [1, 1, T, capacity]: query at position p sees the cache up to p."""
         if not self._mask:
-            keys = self.graph.constant(np.arange(self.context)[None, None, None], np.int64)
+            keys = self.graph.constant(np.arange(self._context)[None, None, None], np.int64)
             axes = self.graph.constant([1, 3], np.int64)
-            queries = self.graph.add("Unsqueeze", [POSITIONS, axes], "mask")
-            self._mask = self.graph.add("LessOrEqual", [keys, queries], "mask")
+            queries = self._add(node, "Unsqueeze", POSITIONS, axes)
+            self._mask = self._add(node, "LessOrEqual", keys, queries)
         return self._mask
 
     def positions(self, node: Node) -> str:
@@ -189,16 +212,32 @@ class Lowering:
         return self._add(node, "Gather", self._of(node, 0), self._of(node, 1), axis=axis)
 
 
+def _embedding(function: ir.Function) -> Node:
+    """The first that looks something up."""
+    found = next((node for node in function.nodes if node.op.endswith(".embedding")), None)
+    if found is None:
+        raise UnsupportedError("TensorRT cannot run this step", "it embeds no tokens")
+    return found
+
+
+def _place(node: Node | None) -> tuple[str, str]:
+    return ("", "") if node is None else (node.op, node.loc)
+
+
+def _at(node: Node) -> str:
+    return f" at {node.loc}" if node.loc else ""
+
+
 _EMITTERS: dict[str, Callable[[Lowering, Node], str]] = {
     "attn.dense": Lowering.attention,
     "cache.append": Lowering.append,
     "nn.add": Lowering.add,
-    "nn.embedding": Lowering.embedding,
+    "nn.embedding": Lowering.lookup,
     "nn.linear": Lowering.linear,
     "nn.rms_norm": Lowering.rms_norm,
     "nn.rope": Lowering.rope,
     "nn.silu_mul": Lowering.silu_mul,
-    "quant.embedding": Lowering.embedding,
+    "quant.embedding": Lowering.lookup,
     "quant.linear": Lowering.linear,
     "tensor.arange": Lowering.positions,
     "tensor.reshape": Lowering.reshape,

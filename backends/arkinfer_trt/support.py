@@ -1,39 +1,57 @@
-"""What TensorRT 10.15 and later parse from standard ONNX, as data, and the answer for one node.
+"""What TensorRT 10.15 and later parse from standard ONNX, and what kernels of our own multiply by,
+as data, and the answer for one node.
 
 Nothing here was timed on a board. Sources: the operator table of onnx-tensorrt 10.15, the rules
-of `IDequantizeLayer` in TensorRT's headers, and TensorRT issue 4832.
+of `IDequantizeLayer` in TensorRT's headers, and `kernels/gemv.py`.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 
 from arkinfer import ir
 from arkinfer.backend import Support
+from arkinfer.errors import UnsupportedError
 from arkinfer.ir import CacheType, QuantizedType, TensorType
-from arkinfer.packing import Scheme
 from arkinfer.targets import Target
+from arkinfer_trt.kernels.compiled import SHARED
+from arkinfer_trt.kernels.gemv import BITS, Gemv
 
 VERSION = "10.15"
 """The first TensorRT whose parser takes RMSNormalization, RotaryEmbedding and TensorScatter."""
 
 FLOATS = ("f32", "f16", "bf16")
 
-NATIVE = Support.slow("no int4 product of TensorRT is known to be fused on Orin (sm_87)")
-"""Symmetric int4 by blocked DequantizeLinear: legal, and nobody has published its speed."""
+TOKENS = "tokens"
+"""The input of a step that the embedding looks up."""
 
-WIDENED = Support.slow(
-    "TensorRT 10.16 does not build int8 weights on Orin (its issue 4832); they are stored widened"
+INSTALL = 'pip install "arkinfer[kernels]"'
+
+NATIVE = Support.slow(
+    "without kernels of our own it is left to TensorRT, and nobody has published how fast its int4 "
+    f"is on Orin; Triton compiles them: {INSTALL}"
 )
 
 
-def is_native(scheme: Scheme) -> bool:
-    """Whether DequantizeLinear takes it: symmetric int4, one scale per block of inputs."""
+def is_native(kind: ir.Type) -> bool:
+    """Whether DequantizeLinear takes such a matrix: symmetric int4, a scale per block of inputs."""
+    if not isinstance(kind, QuantizedType):
+        return False
+    scheme = kind.scheme
     return scheme.bits == 4 and scheme.offset == "none" and not scheme.act_order
+
+
+def has_triton() -> bool:
+    """Whether kernels can be compiled here."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def supports(node: ir.Node, target: Target) -> Support:
     """How TensorRT runs a node on the target."""
+    if target.sm not in SHARED:
+        known = ", ".join(f"sm_{sm}" for sm in SHARED)
+        return Support.no(f"{target.name} has no GPU that networks are made for ({known})")
     rule = _RULES.get(node.op)
     if rule is None:
         return Support.no(f"the TensorRT backend has no layer for {node.op}")
@@ -45,22 +63,34 @@ def _quantized_linear(node: ir.Node) -> Support:
     if not isinstance(kind, QuantizedType):
         return Support.no("its matrix is not a weight of the model")
     scheme = kind.scheme
-    if is_native(scheme):
-        return NATIVE
     if scheme.offset != "none":
-        return Support.no("TensorRT dequantizes symmetric weights only")
+        return Support.no("our kernels and TensorRT multiply by symmetric weights only")
     if scheme.act_order:
-        return Support.no("TensorRT cannot have the inputs of a matrix in another order")
-    if scheme.bits != 8:
-        return Support.no(f"TensorRT has weights of 4 bits, not {scheme.bits}")
-    return WIDENED
+        return Support.no("neither has the inputs of a matrix in another order")
+    if scheme.bits not in BITS:
+        known = ", ".join(map(str, BITS))
+        return Support.no(f"our kernels multiply by {known} bits, not {scheme.bits}")
+    try:
+        Gemv.of(scheme, kind.shape)
+    except UnsupportedError as error:
+        return Support.no(error.why[:1].lower() + error.why[1:])
+    if has_triton():
+        return Support.fast()
+    if is_native(kind):
+        return NATIVE
+    return Support.no(
+        f"TensorRT has no {scheme.bits} bits of its own, and our kernels are compiled with Triton, "
+        f"which is not installed: {INSTALL}"
+    )
 
 
-def _quantized_table(node: ir.Node) -> Support:
-    """Any scheme: Gather reads floats only, so the table is stored widened."""
-    kind = node.weights[0].type if node.weights else None
-    if not isinstance(kind, QuantizedType):
+def _table(node: ir.Node) -> Support:
+    """Of any form: rows are looked up outside of the network, in the table as it is stored."""
+    if not node.weights:
         return Support.no("its table is not a weight of the model")
+    tokens = node.values[0]
+    if tokens.producer is not None or tokens.name != TOKENS:
+        return Support.no("it looks up something else than the tokens of the step")
     return Support.fast()
 
 
@@ -133,12 +163,12 @@ _RULES: dict[str, Callable[[ir.Node], Support]] = {
     "attn.dense": _attention,
     "cache.append": _append,
     "nn.add": _rows,
-    "nn.embedding": _dense,
+    "nn.embedding": _table,
     "nn.linear": _dense,
     "nn.rms_norm": _rows,
     "nn.rope": _rope,
     "nn.silu_mul": _rows,
-    "quant.embedding": _quantized_table,
+    "quant.embedding": _table,
     "quant.linear": _quantized_linear,
     "tensor.arange": _positions,
     "tensor.reshape": _heads,

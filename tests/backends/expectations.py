@@ -51,11 +51,11 @@ REFUSED: dict[str, set[str]] = {
         *(m.name for m in (*CACHED, *WHOLE) if m.cache != "f32"),
         *(m.name for m in EVERY if m.activations == "f32"),
         *(m.name for m in QUANT_LINEAR if m.linear not in (
-            "int4-g16", "int4-g32", "int4-g64", "int4-g128", "int4-row",
+            "int2-g64", "int2-g128", "int4-g16", "int4-g32", "int4-g64", "int4-g128", "int4-row",
             "int8-g32", "int8-g128", "int8-row",
         )),
         *(m.name for m in QUANT_EMBEDDING if m.embedding not in (
-            "int4-g32", "int4-row", "int8-g32", "int8-row",
+            "int2-g64", "int4-g32", "int4-row", "int8-g32", "int8-row",
         )),
     },
 }  # fmt: skip

@@ -79,6 +79,10 @@ def test_a_plan_counts_what_is_written_and_reads_no_weight(backend: str, lab: La
     with open_artifact(lab.path(backend, MODEL)) as artifact:
         written = {entry.name: entry.size for entry in artifact.entries()}
     del counted.entries["manifest.json"], written["manifest.json"]
+    if kernels := counted.entries.pop(
+        "backends/tensorrt/kernels.json", 0
+    ):  # which it does not make
+        assert 0.3 < kernels / written.pop("backends/tensorrt/kernels.json") < 3
     assert counted.entries == written
 
 

@@ -82,20 +82,20 @@ def test_memory_bounds_the_context(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "published", "too_small"),
-    [("jetson-agx-orin-64gb", 4, False), ("jetson-orin-nano-8gb", 2, True), ("rtx-4090", 0, False)],
+    ("target", "published"),
+    [("jetson-agx-orin-64gb", 4), ("jetson-orin-nano-8gb", 2), ("rtx-4090", 0)],
 )
-def test_a_board_finishes_its_engine(
-    tmp_path: Path, target: str, published: int, too_small: bool
-) -> None:
+def test_a_board_finishes_its_engine(tmp_path: Path, target: str, published: int) -> None:
+    """Matrices of few bits lie beside it, so that any board has the memory to make it."""
     (tmp_path / "config.json").write_text(json.dumps(preset("minicpm4-8b")))
     found = plan(tmp_path, target=target, quant="int4-g128", embedding="int4-g128")
     assert found.kv == "fp16"
     config = parse_config(preset("minicpm4-8b"))
     numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     assert found.kv_bytes_per_token == 2 * numbers
-    assert found.weight_bytes < found.engine_bytes < 1.1 * found.weight_bytes
-    assert (found.prepare_bytes > found.memory) == too_small
+    assert 0 < found.engine_bytes < 0.01 * found.weight_bytes
+    assert found.prepare_bytes < 1 << 30
+    assert 0.9 < (found.run_bytes - found.kv_bytes - (700 << 20)) / found.weight_bytes < 1.0
     assert len(found.published) == published
     # What a token reads: all linears, and the head; the embedding's table it does not.
     products = config.num_parameters - config.vocab_size * config.hidden_size
@@ -107,6 +107,38 @@ def test_a_board_finishes_its_engine(
         if each.model.startswith("Qwen3-8B"):
             assert each.tokens_per_second < found.decode[0].tokens_per_second
     assert json.loads(json.dumps(found.to_json()))["decode"][0]["depth"] == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "inside"), [("jetson-agx-orin-64gb", True), ("jetson-orin-nano-8gb", False)]
+)
+def test_dense_matrices_are_in_the_engine_where_memory_allows(
+    tmp_path: Path, target: str, inside: bool
+) -> None:
+    shape = preset("minicpm4-8b", num_hidden_layers=12)
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    found = plan(tmp_path, target=target, quant="none")
+    config = parse_config(shape)
+    table = 2 * config.vocab_size * config.hidden_size  # looked up outside
+    dense = 2 * config.num_parameters - table
+    assert (found.engine_bytes > dense) == inside
+    assert found.prepare_bytes < found.memory
+    assert found.prepare_bytes > (4 * dense if inside else 0)
+    assert found.run_bytes - found.kv_bytes == pytest.approx(dense + (700 << 20), rel=0.05)
+
+
+def test_without_triton_int4_is_in_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arkinfer_trt.support.has_triton", lambda: False)
+    (tmp_path / "config.json").write_text(json.dumps(preset("minicpm4-8b")))
+    options = {"target": "jetson-orin-nano-8gb", "quant": "int4-g128"}
+    found = plan(tmp_path, **options, embedding="int4-g128")
+    assert 0.8 * found.weight_bytes < found.engine_bytes < 1.1 * found.weight_bytes
+    assert found.prepare_bytes > found.memory
+    assert 'pip install "arkinfer[kernels]"' in found.slow[0]
+    with pytest.raises(UnsupportedError, match=r'not installed: pip install "arkinfer\[kernels\]"'):
+        plan(tmp_path, **options, embedding="int8-g128")
 
 
 def test_a_plan_refuses_what_a_build_refuses(tmp_path: Path) -> None:

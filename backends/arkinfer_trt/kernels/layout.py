@@ -29,8 +29,12 @@ from arkinfer.packing import QuantizedTensor
 from arkinfer_trt.kernels.gemv import ROWS, Gemv
 
 
-def repacked(matrix: QuantizedTensor) -> dict[str, npt.NDArray[Any]]:
+def repacked(matrix: QuantizedTensor, dtype: str = "float16") -> dict[str, npt.NDArray[Any]]:
     """The arrays that `Gemv.parts` names, of a matrix or of some rows of it.
+
+    Args:
+        matrix: in packing's form.
+        dtype: of the scales, that of the network; kernels read "float16".
 
     Rows that come in parts must come in multiples of four, but for the last ones. Padding rows
     have scales of 0.
@@ -40,11 +44,11 @@ def repacked(matrix: QuantizedTensor) -> dict[str, npt.NDArray[Any]]:
     """
     gemv = Gemv.of(matrix.scheme, matrix.shape)
     with np.errstate(over="ignore"):  # said better below
-        scale = matrix.scale.astype(np.float16)
+        scale = matrix.scale.astype(dtype)
     if not np.isfinite(scale).all():
         raise UnsupportedError(
             f"A matrix of {matrix.scheme.name} cannot be repacked",
-            "It has scales that float16 cannot hold",
+            f"It has scales that {dtype} cannot hold",
         )
     words = np.ascontiguousarray(matrix.codes).reshape(gemv.width, -1).view("<i4")
     return {"words": _quads(words), "scale": _quads(scale)}

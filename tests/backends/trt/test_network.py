@@ -1,43 +1,44 @@
-"""The network: well-formed ONNX that keeps TensorRT's rules, and exact when it runs in float32."""
+"""The networks: well-formed ONNX that keeps TensorRT's rules, and exact in float32."""
 
 from __future__ import annotations
 
 import hashlib
-import shutil
-import zipfile
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from arkinfer.artifact import ArtifactWriter, open_artifact
+from arkinfer.artifact import Artifact, ArtifactWriter, open_artifact
 from arkinfer.compiler.section import SectionWriter
 from arkinfer.compiler.weights import WeightStore
-from arkinfer.errors import DeviceError, UnsupportedError
-from arkinfer.ir import Weight
+from arkinfer.errors import DeviceError
 from arkinfer.packing import QuantizedTensor
 from arkinfer.runtime import registry
 from arkinfer.runtime.contract import LoadOptions
 from arkinfer.targets import load_target
 from arkinfer_trt.compiler import TensorRTCompiler
+from arkinfer_trt.kernels.gemv import Gemv, kernel_name, tactics
+from arkinfer_trt.kernels.stored import read_kernels
+from arkinfer_trt.section import NETWORKS, Network, TensorRTSection
 from tests.backends.expectations import REFUSED
-from tests.backends.lab import Lab, LabStore, Model, error
+from tests.backends.lab import Lab, Model, error
 from tests.backends.models import MODELS
-from tests.backends.trt.runner import TensorRTOnCpu, network
+from tests.backends.trt.runner import TensorRTOnCpu, numbers, runnable, start
 
 PARSED = frozenset(
-    "Add Attention Cast DequantizeLinear Gather LessOrEqual MatMul Mul RMSNormalization Reshape "
-    "RotaryEmbedding Sigmoid Slice TensorScatter Transpose Unsqueeze".split()
+    "Add ArkGemv Attention Cast DequantizeLinear Gather LessOrEqual MatMul Mul RMSNormalization "
+    "Reshape RotaryEmbedding Sigmoid Slice TensorScatter Transpose Unsqueeze".split()
 )
-"""What the parser of TensorRT 10.15 takes, of what this backend emits."""
+"""What the parser of TensorRT 10.15 takes, of what this backend emits, and our plug-in."""
 
 RUNS = [name for name in MODELS if name not in REFUSED["tensorrt"]]
 WHOLE = MODELS["three layers int4"]
+UNTIED = MODELS["quant.embedding untied"]
 
 
 def build(model: Model, path: Path, dtype: str, store: WeightStore | None = None) -> Path:
@@ -57,44 +58,56 @@ def build(model: Model, path: Path, dtype: str, store: WeightStore | None = None
         )
 
 
+def told(artifact: Artifact) -> TensorRTSection:
+    return TensorRTSection.from_json(artifact.sections["tensorrt"].config)
+
+
+def ways(model: Model) -> tuple[Network, ...]:
+    """Which networks a model has: two where products are in symmetric int4."""
+    linear = [node.weights[0].type for node in model.module.nodes() if node.op == "quant.linear"]
+    return NETWORKS if any(str(kind).startswith("quant<int4") for kind in linear) else ("gemv",)
+
+
+BOTH = [(name, way) for name in RUNS for way in ways(MODELS[name])]
+
+
 @pytest.fixture
-def saved(lab: Lab, tmp_path: Path) -> Callable[..., Path]:
-    """The network of a model as a file beside its external data."""
+def loaded(lab: Lab) -> Callable[..., onnx.ModelProto]:
+    """A network of a model as the artifact has it."""
 
-    def save(model: Model, dtype: str = "f16") -> Path:
-        path = build(model, tmp_path / "model.ark", dtype)
-        with open_artifact(path) as artifact:
-            onnx.save(network(artifact, artifact.sections["tensorrt"]), tmp_path / "model.onnx")
-        return tmp_path / "model.onnx"
+    def load(model: Model, way: Network = "gemv") -> onnx.ModelProto:
+        with open_artifact(lab.path("tensorrt", model)) as artifact:
+            return onnx.load_from_string(artifact.read(told(artifact).networks[way]))
 
-    return save
+    return load
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_float32_is_exact(name: str, tmp_path: Path, lab: Lab) -> None:
+@pytest.mark.parametrize(("name", "way"), BOTH)
+def test_float32_is_exact(name: str, way: Network, tmp_path: Path, lab: Lab) -> None:
     """Prefill, a part of a chunk, and a single token."""
     model = MODELS[name]
     tokens = model.tokens(20)
     with open_artifact(build(model, tmp_path / "model.ark", "f32")) as artifact:
+        assert tuple(told(artifact).networks) == ways(model)
         section = artifact.sections["tensorrt"]
-        state = TensorRTOnCpu().open(artifact, section, LoadOptions(2)).new_state(24)
+        state = TensorRTOnCpu(way).open(artifact, section, LoadOptions(2)).new_state(24)
     parts = [state.step(tokens[a:b], rows="all").logits for a, b in ((0, 16), (16, 19), (19, 20))]
     assert error(np.concatenate(parts), lab.answer(model, tokens)) < 1e-4
 
 
-@pytest.mark.parametrize("dtype", ["f16", "f32"])
-@pytest.mark.parametrize("name", ["three layers", "three layers int4", "llama int8"])
-def test_the_checker_and_shape_inference_accept_it(
-    name: str, dtype: str, saved: Callable[..., Path]
-) -> None:
-    onnx.checker.check_model(str(saved(MODELS[name], dtype)), full_check=True)
-
-
-@pytest.fixture(params=["nn.linear bfloat16", "three layers int4", "llama int8"])
-def model(request: pytest.FixtureRequest, saved: Callable[..., Path]) -> onnx.ModelProto:
-    """A network with the types of all its values."""
-    loaded = onnx.load(saved(MODELS[request.param]), load_external_data=True)
-    return onnx.shape_inference.infer_shapes(loaded, check_type=True, strict_mode=True)
+@pytest.mark.parametrize(("name", "way"), BOTH)
+def test_the_checker_and_shape_inference_accept_it(name: str, way: Network, lab: Lab) -> None:
+    """As it is, with the plug-in's types where they stand, and with what the plug-in computes."""
+    with open_artifact(lab.path("tensorrt", MODELS[name])) as artifact:
+        section = artifact.sections["tensorrt"]
+        bare = onnx.load_from_string(artifact.read(told(artifact).networks[way]))
+        whole, _ = runnable(artifact, section, way)
+    onnx.checker.check_model(bare, full_check=True)
+    onnx.checker.check_model(whole, full_check=True)
+    assert not bare.functions, "TensorRT would take it for the plug-in"
+    known = types(onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True))
+    missing = [out for node in bare.graph.node for out in node.output if out not in known]
+    assert not missing
 
 
 def types(model: onnx.ModelProto) -> dict[str, tuple[int, list[Any]]]:
@@ -108,24 +121,64 @@ def types(model: onnx.ModelProto) -> dict[str, tuple[int, list[Any]]]:
     return found
 
 
+@pytest.fixture(
+    params=[
+        *[
+            ("nn.linear bfloat16", "gemv"),
+            ("llama int8", "gemv"),
+            ("quant.linear int2-g64", "gemv"),
+        ],
+        *[("three layers int4", "gemv"), ("three layers int4", "native")],
+    ],
+    ids=" ".join,
+)
+def model(
+    request: pytest.FixtureRequest, loaded: Callable[..., onnx.ModelProto]
+) -> onnx.ModelProto:
+    """A network with the types of all its values."""
+    name, way = request.param
+    return onnx.shape_inference.infer_shapes(loaded(MODELS[name], way), check_type=True)
+
+
 def test_every_op_is_one_that_the_parser_takes(model: onnx.ModelProto) -> None:
-    assert [(o.domain, o.version) for o in model.opset_import] == [("", 24)]
+    used = {node.domain for node in model.graph.node}
+    assert {o.domain: o.version for o in model.opset_import} == {
+        domain: {"": 24, "arkinfer": 1}[domain] for domain in used
+    }
     assert {node.op_type for node in model.graph.node} <= PARSED
-    assert not model.functions
+
+
+def test_every_node_says_what_it_is_for(loaded: Callable[..., onnx.ModelProto]) -> None:
+    nodes = {(node.op, node.loc) for node in WHOLE.module.nodes()}
+    for way in NETWORKS:
+        for node in loaded(WHOLE, way).graph.node:
+            said = {entry.key: entry.value for entry in node.metadata_props}
+            assert (said["op"], said["loc"]) in nodes, node.name
+
+
+def test_weights_are_inputs_and_constants_are_small(model: onnx.ModelProto) -> None:
+    names = [value.name for value in model.graph.input]
+    assert names[:4] == ["hidden", "positions", "length", "rows"]
+    caches = [name for name in names if name.startswith("past.")]
+    assert names[4 : 4 + len(caches)] == caches
+    assert sum(tensor.ByteSize() for tensor in model.graph.initializer) < 4096
+    assert not {t.name for t in model.graph.initializer} & set(names)
 
 
 def test_it_is_strongly_typed(model: onnx.ModelProto) -> None:
     known = types(model)
+    half = TensorProto.FLOAT16
     for node in model.graph.node:
         kinds = [known[name][0] for name in node.input]
         if node.op_type in ("Add", "Mul", "MatMul", "LessOrEqual", "RMSNormalization"):
             assert len(set(kinds)) == 1, node.name
         if node.op_type == "RotaryEmbedding":
-            half = TensorProto.FLOAT16
             assert kinds == [half, half, half, TensorProto.INT64]
+        if node.op_type == "ArkGemv":
+            assert kinds == [half, TensorProto.INT32, half]
         floats = {known[name][0] for name in node.output} - {TensorProto.INT64, TensorProto.BOOL}
         if list(node.output) != ["logits"]:
-            assert floats <= {TensorProto.FLOAT16}, node.name
+            assert floats <= {half}, node.name
 
 
 def test_attention_is_within_the_parser(model: onnx.ModelProto) -> None:
@@ -160,8 +213,9 @@ def test_caches_are_updated_in_place(model: onnx.ModelProto) -> None:
         assert readers == ["TensorScatter"]
 
 
-def test_int4_keeps_the_rules_of_dequantize_linear(saved: Callable[..., Path]) -> None:
-    model = onnx.load(saved(MODELS["quant.linear int4-g64"]), load_external_data=True)
+def test_int4_keeps_the_rules_of_dequantize_linear(lab: Lab) -> None:
+    with open_artifact(lab.path("tensorrt", MODELS["quant.linear int4-g64"])) as artifact:
+        model, _ = runnable(artifact, artifact.sections["tensorrt"], "native")
     tensors = {t.name: t for t in model.graph.initializer}
     found = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
     assert len(found) == 5
@@ -175,116 +229,134 @@ def test_int4_keeps_the_rules_of_dequantize_linear(saved: Callable[..., Path]) -
         assert (codes.dims[0] * codes.dims[1]) % 2 == 0
 
 
-@pytest.mark.parametrize("scheme", ["int4-g16", "int4-g128", "int4-row"])
-def test_codes_mean_the_same_as_the_canonical_form(scheme: str, saved: Callable[..., Path]) -> None:
-    lab_model = MODELS[f"quant.linear {scheme}"]
-    model = onnx.load(saved(lab_model, "f32"), load_external_data=True)
-    tensors = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    checked = 0
-    for node in lab_model.module.nodes():
-        if node.op == "quant.linear":
-            (weight,) = node.weights
-            expected = lab_model.store.load(weight)
-            assert isinstance(expected, QuantizedTensor)
-            codes = tensors[f"{weight.name}.int4"].astype(np.float32)
-            scale = tensors[f"{weight.name}.int4.scale"]
-            block = codes.shape[0] // scale.shape[0]
-            got = codes * np.repeat(scale, block, axis=0)
-            np.testing.assert_array_equal(got.T, expected.dequantize())
-            checked += 1
-    assert checked == 5
+@pytest.mark.parametrize("name", ["three layers int4", "quant.embedding untied"])
+def test_both_networks_have_one_interface(
+    name: str, loaded: Callable[..., onnx.ModelProto], lab: Lab
+) -> None:
+    """Inputs that are no weights, and outputs; and each has the weights that the section says."""
+    with open_artifact(lab.path("tensorrt", MODELS[name])) as artifact:
+        weights = told(artifact).weights
+    sides: list[Any] = []
+    for way in NETWORKS:
+        graph = loaded(MODELS[name], way).graph
+        own = [n for each in weights if way in each.networks for n in each.inputs]
+        count = len(graph.input) - len(own)
+        assert sorted(value.name for value in graph.input[count:]) == sorted(own)
+        sides.append([v.SerializeToString() for v in (*graph.input[:count], *graph.output)])
+    assert sides[0] == sides[1]
 
 
-class Scaled(LabStore):
-    """A store whose quantized matrices have their scales multiplied."""
-
-    def __init__(self, model: Model, factor: float) -> None:
-        super().__init__(model.module.weights, model.leaves)
-        self.factor = np.float32(factor)
-
-    def rows(self, weight: Weight, start: int, stop: int) -> Any:
-        rows = super().rows(weight, start, stop)
-        if not isinstance(rows, QuantizedTensor):
-            return rows
-        parts = rows.parts()
-        return QuantizedTensor.from_parts(
-            rows.scheme, rows.shape, {**parts, "scale": parts["scale"] * self.factor}
-        )
+def test_what_is_constant(lab: Lab) -> None:
+    """Never a matrix of our kernels, and no dense one."""
+    found: dict[str, set[bool]] = {}
+    for name in ("three layers int4", "three layers"):
+        with open_artifact(lab.path("tensorrt", MODELS[name])) as artifact:
+            for weight in told(artifact).weights:
+                is_matrix = len(weight.stored.shape) == 2 and "rotary" not in weight.inputs[0]
+                kind = "matrix" if weight.form == "dense" and is_matrix else weight.form
+                found.setdefault(kind, set()).add(weight.constant)
+    assert found == {"gemv": {False}, "int4": {True}, "dense": {True}, "matrix": {False}}
 
 
-def test_negative_scales_are_refused(tmp_path: Path) -> None:
-    model = MODELS["quant.linear int4-g32"]
-    with pytest.raises(UnsupportedError) as refusal:
-        build(model, tmp_path / "model.ark", "f16", Scaled(model, -1))
-    assert str(refusal.value) == (
-        "@model.layers.0.self_attn.qkv_proj.weight.int4-g32 has negative scales. TensorRT "
-        "dequantizes with positive ones only. Quantize the unquantized checkpoint anew."
-    )
+def test_a_tied_matrix_is_stored_once(lab: Lab) -> None:
+    """The embedding's table is the head's matrix; untied, it is another one."""
+    for model, shared in ((MODELS["quant.embedding int4-g32"], True), (UNTIED, False)):
+        with open_artifact(lab.path("tensorrt", model)) as artifact:
+            facts = told(artifact)
+            heads = [each for each in facts.weights if "embed" in each.inputs[0]]
+            assert {each.form for each in heads} == ({"gemv", "int4"} if shared else set())
+            assert all(each.stored == facts.embedding for each in heads)
+            assert facts.embedding.scheme == "int4-g32"
 
 
-def test_scales_that_float16_cannot_hold_stay_positive(tmp_path: Path) -> None:
-    model = MODELS["quant.linear int4-g32"]
-    path = build(model, tmp_path / "model.ark", "f16", Scaled(model, 1e-12))
-    with open_artifact(path) as artifact:
-        names = [n for n in artifact.sections["tensorrt"].tensors if n.endswith(".int4.scale")]
-        assert names
-        assert all((artifact.tensor(name) > 0).all() for name in names)
-
-
-def test_a_shared_table_is_stored_once(saved: Callable[..., Path]) -> None:
-    """A tied int8 matrix is widened once, for the embedding and for the head."""
-    model = onnx.load(saved(WHOLE), load_external_data=False)
-    wide = [t for t in model.graph.initializer if t.name.endswith(".wide")]
-    assert len(wide) == 1
-    users = [n.op_type for n in model.graph.node if wide[0].name in n.input]
-    assert sorted(users) == ["Gather", "Transpose"]
-
-
-def test_an_unzipped_artifact_is_all_that_another_tool_needs(lab: Lab, tmp_path: Path) -> None:
-    with zipfile.ZipFile(lab.path("tensorrt", WHOLE)) as archive:
-        archive.extractall(tmp_path)
-    path = shutil.copy(tmp_path / "backends/tensorrt/network.onnx", tmp_path)
-    onnx.checker.check_model(str(path), full_check=True)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    feeds: dict[str, Any] = {
-        "tokens": np.array([[3]]),
-        "rows": np.array([0]),
-        "positions": np.array([[0]]),
-        "length": np.array([0]),
-    }
-    for value in session.get_inputs():
-        if value.name not in feeds:
-            feeds[value.name] = np.zeros(value.shape, np.float16)
-    (logits,) = session.run(["logits"], feeds)
-    assert error(logits[0], lab.answer(WHOLE, np.array([3]))) < 0.01
-
-
-def test_external_data_are_the_entries_of_the_file(lab: Lab) -> None:
+def test_all_matrices_are_in_packings_form(lab: Lab) -> None:
+    """So that other sections share them: this one adds tables of the rotary embedding alone."""
     with open_artifact(lab.path("tensorrt", WHOLE)) as artifact:
         section = artifact.sections["tensorrt"]
-        raw = onnx.load_from_string(artifact.read(section.config["network"]))
-        external = [t for t in raw.graph.initializer if t.data_location == TensorProto.EXTERNAL]
-        locations = {e.value for t in external for e in t.external_data if e.key == "location"}
-        assert locations == {f"weights/{name}" for name in section.tensors}
-        assert all(location in artifact for location in locations)
-        inline = sum(t.ByteSize() for t in raw.graph.initializer) - sum(
-            t.ByteSize() for t in external
-        )
-        assert inline < 4096
+        own = [name for name in section.tensors if name.startswith("tensorrt/")]
+        assert all("rotary" in name for name in own)
+        assert len(own) == 2
+        for node in WHOLE.module.nodes():
+            if node.op == "quant.linear":
+                (weight,) = node.weights
+                stored = next(
+                    each.stored
+                    for each in told(artifact).weights
+                    if each.inputs[0] == f"{weight.name}.words"
+                )
+                got, expected = numbers(artifact, stored), WHOLE.store.load(weight)
+                assert isinstance(got, QuantizedTensor)
+                assert isinstance(expected, QuantizedTensor)
+                np.testing.assert_array_equal(got.dequantize(), expected.dequantize())
+
+
+@pytest.mark.parametrize("dtype", ["f16", "f32"])
+def test_probes_compute_one_product_in_both_ways(dtype: str, tmp_path: Path) -> None:
+    model = MODELS["three layers int4"]
+    with open_artifact(build(model, tmp_path / "model.ark", dtype)) as artifact:
+        facts, section = told(artifact), artifact.sections["tensorrt"]
+        linears = [node for node in model.module.nodes() if node.op == "quant.linear"]
+        int4 = [node for node in linears if "int4" in node.weights[0].name]
+        assert sum(probe.times for probe in facts.probes) == len(int4)
+        kinds = {node.weights[0].type for node in int4}
+        assert len(facts.probes) == len(kinds)
+        weights = {each.inputs[0]: each for each in facts.weights}
+        for probe in facts.probes:
+            outputs: list[Any] = []
+            for way in NETWORKS:
+                weight = weights[probe.weights[way]]
+                net, feeds = runnable(artifact, section, way, probe.files[way])
+                onnx.checker.check_model(net, full_check=True)
+                assert [v.name for v in net.graph.input] == ["x", *weight.inputs]
+                x = np.random.default_rng(4).normal(size=(1, 3, weight.stored.shape[1]))
+                feeds["x"] = x.astype(facts.dtype)
+                outputs += start(net).run(["y"], feeds)
+            assert outputs[0].shape == (1, 3, weight.stored.shape[0])
+            np.testing.assert_allclose(
+                outputs[0], outputs[1], atol=2e-3 if dtype == "f16" else 1e-5
+            )
+
+
+def test_every_kernel_that_a_network_needs_is_there_and_no_other(lab: Lab) -> None:
+    for model in (WHOLE, MODELS["llama int8"], MODELS["quant.linear int2-g64"]):
+        with open_artifact(lab.path("tensorrt", model)) as artifact:
+            found = read_kernels(artifact.read(told(artifact).kernels))
+        products = [
+            Gemv.of(node.weights[0].type.scheme, node.weights[0].type.shape)
+            for node in model.module.nodes()
+            if node.op == "quant.linear"
+        ]
+        assert set(found) == {
+            kernel_name(gemv, tile) for gemv in products for tile in tactics(gemv).values()
+        }
+        for name, kernel in found.items():
+            assert f".entry {name}(" in kernel.ptx
+            assert ".target sm_87" in kernel.ptx
+
+
+def test_a_network_without_codes_has_no_kernels(lab: Lab) -> None:
+    with open_artifact(lab.path("tensorrt", MODELS["three layers"])) as artifact:
+        facts = told(artifact)
+    assert (facts.kernels, facts.probes, tuple(facts.networks)) == ("", (), ("gemv",))
 
 
 def test_what_a_board_is_told(lab: Lab) -> None:
     with open_artifact(lab.path("tensorrt", WHOLE)) as artifact:
-        section = artifact.sections["tensorrt"]
+        section, facts = artifact.sections["tensorrt"], told(artifact)
     assert section.requires == {"tensorrt": ">=10.15"}
-    config = section.config
-    assert (config["opset"], config["dtype"], config["strongly_typed"]) == (24, "float16", True)
-    assert config["caches"][0] == {"name": "k0", "shape": [1, 2, 48, 32]}
-    assert len(config["caches"]) == 6
-    assert config["profiles"]["decode"]["tokens"] == [[1, 1], [1, 1], [1, 1]]
-    assert config["profiles"]["prefill"]["rows"] == [[1], [16], [16]]
+    assert json.loads(json.dumps(facts.to_json())) == section.config
+    assert (facts.dtype, facts.context, facts.chunk, facts.sm) == ("float16", 48, 16, 87)
+    assert (facts.vocab_size, facts.hidden_size, facts.embedding_factor) == (157, 128, 12.0)
+    assert facts.caches[0].shape == (1, 2, 48, 32)
+    assert [cache.name for cache in facts.caches] == ["k0", "v0", "k1", "v1", "k2", "v2"]
+
+
+def test_positions_beyond_the_first_few_are_not_in_names(tmp_path: Path) -> None:
+    """Names of constants stay short, however long the context is."""
+    path = build(MODELS["nn.linear float16"], tmp_path / "model.ark", "f16")
+    with open_artifact(path) as artifact:
+        model = onnx.load_from_string(artifact.read(told(artifact).networks["gemv"]))
+    assert max(len(tensor.name) for tensor in model.graph.initializer) < 100
 
 
 def test_it_cannot_run_where_no_executor_is(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,8 +371,6 @@ def test_it_cannot_run_where_no_executor_is(lab: Lab, monkeypatch: pytest.Monkey
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
-    digests = {
-        hashlib.sha256(build(WHOLE, tmp_path / f"{n}.ark", "f16").read_bytes()).hexdigest()
-        for n in range(2)
-    }
-    assert len(digests) == 1
+    paths = [build(WHOLE, tmp_path / f"{n}.ark", "f16") for n in range(2)]
+    first, second = (hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
+    assert first == second
