@@ -21,6 +21,7 @@ from arkinfer_trt.footprint import footprint
 from arkinfer_trt.kernels.gemv import Gemv
 from arkinfer_trt.kernels.stored import kernels_file
 from arkinfer_trt.kernels.works import kernel_works
+from arkinfer_trt.lint import check
 from arkinfer_trt.lowering import Lowering
 from arkinfer_trt.products import probes
 from arkinfer_trt.section import Network, TensorRTSection
@@ -29,19 +30,22 @@ from arkinfer_trt.weights import Weights
 FILES: dict[Network, str] = {"gemv": "network.onnx", "native": "native.onnx"}
 """Where the networks are in the section."""
 
+BOARD = "f16"
+"""What networks compute in that boards finish."""
+
 
 class TensorRTCompiler:
     """Entry point "tensorrt" of the group `arkinfer.compilers`.
 
     Args:
-        dtype: what the networks compute in: "f16", or "f32" to see what they are without its
-            rounding; our kernels compute in "f16" alone.
+        dtype: what the networks compute in: that of boards, or "f32" to see what they are without
+            rounding. Our kernels do not compute in it, so that no board finishes such a network.
     """
 
     name = "tensorrt"
     legalizations: tuple[str, ...] = ()
 
-    def __init__(self, dtype: str = "f16") -> None:
+    def __init__(self, dtype: str = BOARD) -> None:
         self.dtype = dtype
         self.activations: tuple[str, ...] = (dtype,)
 
@@ -57,7 +61,8 @@ class TensorRTCompiler:
         """Writes the networks, and all that a board needs to finish one of them.
 
         Raises:
-            UnsupportedError: a node has no layer; names its torch path.
+            UnsupportedError: a node has no layer, or a network breaks a rule of TensorRT's; names
+                its torch path.
         """
         for node in module.nodes():
             found = self.supports(node, target)
@@ -120,6 +125,9 @@ class _Section:
         return lowering
 
     def _save(self, name: str, model: ModelProto) -> str:
+        if self._dtype == BOARD:
+            weights = self._weights.entries.values()
+            check(model, {name for each in weights if each.constant for name in each.inputs})
         return self._out.file(name, model.SerializeToString(deterministic=True))
 
     def _kernels(self) -> str:
@@ -129,7 +137,7 @@ class _Section:
             Gemv.of(parse_scheme(each.scheme), cast("tuple[int, int]", each.shape))
             for each in matrices
         ]
-        if not products or self._dtype != "f16":
+        if not products or self._dtype != BOARD:
             return ""
         kernels = self._out.made(kernel_works(products, self._sm))
         return self._out.file("kernels.json", kernels_file(self._sm, kernels))

@@ -13,28 +13,41 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from arkinfer.artifact import open_artifact
 from arkinfer_trt.kernels.gemv import Gemv
 from arkinfer_trt.kernels.node import DOMAIN, gemv_node
-
-IR = {
-    "Add": "nn.add",
-    "Attention": "attn.dense",
-    "DequantizeLinear": "quant.linear",
-    "MatMul": "quant.linear",
-    "RotaryEmbedding": "nn.rope",
-    "Sigmoid": "nn.silu_mul",
-    "TensorScatter": "cache.append",
-}
+from arkinfer_trt.section import TensorRTSection
+from tests.backends.trt.runner import runnable
 
 
 def networks(path: Path) -> dict[str, tuple[ModelProto, set[str]]]:
     """Of an artifact, by name: each with the inputs of which the executor makes constants."""
     with open_artifact(path) as artifact:
-        section = artifact.sections["tensorrt"]
-        model = onnx.load_from_string(artifact.read(section.config["network"]))
-    for node in model.graph.node:
-        facts = {"op": IR.get(node.op_type, "nn.other"), "loc": node.name.rpartition("/")[0]}
-        for key, value in facts.items():
-            node.metadata_props.add(key=key, value=value)
-    return {"native": (model, set())}
+        facts = TensorRTSection.from_json(artifact.sections["tensorrt"].config)
+        files: dict[str, str] = {**facts.networks}
+        files |= {name: name for probe in facts.probes for name in probe.files.values()}
+        models = {name: onnx.load_from_string(artifact.read(file)) for name, file in files.items()}
+    constant = {name for each in facts.weights if each.constant for name in each.inputs}
+    return {
+        name: (model, constant & {value.name for value in model.graph.input})
+        for name, model in models.items()
+    }
+
+
+def filled(path: Path) -> ModelProto:
+    """The network with int4 by DequantizeLinear, after the executor has put constants in it, whose
+    numbers are elsewhere."""
+    with open_artifact(path) as artifact:
+        model, _ = runnable(artifact, artifact.sections["tensorrt"], "native")
+    del model.functions[:]
+    inputs = {value.name for value in model.graph.input}
+    made = {tensor.name for tensor in model.graph.initializer}
+    for tensor in model.graph.initializer:
+        if tensor.name in inputs:
+            tensor.ClearField("raw_data")
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value="weights")
+    kept = [value for value in model.graph.input if value.name not in made]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    return model
 
 
 class Broken:

@@ -10,7 +10,7 @@ from arkinfer_trt.lint import check, violations
 from tests.backends.expectations import REFUSED
 from tests.backends.lab import Lab
 from tests.backends.models import MODELS
-from tests.backends.trt.lint.networks import Broken, networks
+from tests.backends.trt.lint.networks import Broken, filled, networks
 from tests.backends.trt.lint.seeds import SEEDS, attention_is_capped
 
 RUNS = [name for name in MODELS if name not in REFUSED["tensorrt"]]
@@ -25,7 +25,7 @@ def test_what_the_compiler_writes_is_clean(name: str, lab: Lab) -> None:
 @pytest.fixture
 def native(lab: Lab) -> tuple[ModelProto, set[str]]:
     """A network with products of int4 by DequantizeLinear."""
-    return networks(lab.path("tensorrt", MODELS["three layers int4"]))["native"]
+    return filled(lab.path("tensorrt", MODELS["three layers int4"])), set()
 
 
 @pytest.mark.parametrize("name", SEEDS)
