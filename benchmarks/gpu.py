@@ -4,9 +4,8 @@
     python -m benchmarks.gpu --least 75
 
 What runs is the PTX that a board gets, translated by this machine's driver, with the launches that
-TensorRT makes. Products of random matrices are compared with float64. A timing replays a CUDA graph
-whose launches go through more than 256 MB of weights, so that no cache holds them; beside it a
-graph of copies, each of which reads and writes together as many bytes. TensorRT is not timed.
+TensorRT makes. Products of random matrices are compared with float64, and timed as `gpu_timing.py`
+says. TensorRT is not timed.
 """
 
 from __future__ import annotations
@@ -14,31 +13,24 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import multiprocessing
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from arkinfer.errors import ArkError, DeviceError, GateError, UsageError
 from arkinfer.packing import parse_scheme
 from arkinfer_trt.kernels.compiled import SHARED, compiled
-from arkinfer_trt.kernels.gemv import TILES, Gemv, Tile, kernel_name, tactics
+from arkinfer_trt.kernels.gemv import TILES, AnyTile, Gemv, kernel_name
+from benchmarks import gpu_timing
 from benchmarks.cuda_driver import Driver
 
-Run = Callable[[Gemv, Tile, Any, Any, Any], Any]
+Run = Callable[[Gemv, AnyTile, Any, Any, Any], Any]
 """Multiplies: product, tile, x, words, scale -> y, all but the first two on the device."""
 
-SHAPES = {
-    "4096 x 4096": (4096, 4096),
-    "16384 x 4096": (16384, 4096),
-    "4096 x 16384": (4096, 16384),
-    "head, 73448 x 4096": (73448, 4096),
-}
-"""Of MiniCPM4-8B, outputs and inputs."""
-
-SCHEMES = ("int4-g128", "int2-row", "int8-g128")
 TAILS = (("int4-g32", 13, 1056, 3), ("int4-g64", 6, 4160, 5), ("int2-g16", 9, 2064, 1))
 TAILS += (("int4-row", 1, 40, 2), ("int8-g4", 7, 1028, 9), ("int2-row", 4098, 1040, 1))
 """Scheme, outputs, inputs, tokens: whatever does not divide."""
@@ -52,24 +44,6 @@ TOLERANCE = 2e-3
 """Of the largest number of the product; y is float16."""
 ELEMENTS = 1 << 23
 """Of a matrix that the reference has in float64 at a time."""
-ROTATED = 256 << 20
-"""Bytes; the weights of a timing are more."""
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One kernel beside a copy; bytes a second, both read and written."""
-
-    shape: str
-    kernel: str
-    seconds: float
-    rate: float
-    copy_rate: float
-
-    @property
-    def percent(self) -> float:
-        """Of the copy's rate."""
-        return 100 * self.rate / self.copy_rate
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -79,22 +53,35 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--sm", type=int, help="compile for it; usually 87, as for Orin")
     parser.add_argument("--check", action="store_true", help="no timings")
+    parser.add_argument("--time", action="store_true", help="no checks")
     parser.add_argument("--least", type=float, help="percent of the copy's rate, of int4; else 3")
     parser.add_argument("--json", type=Path, help="write the timings there")
     given = parser.parse_args(arguments)
     try:
         run = device(given.sm)
-        for said in checks(run.multiply):
-            print(said, flush=True)
-        timings = [] if given.check else list(timed(run))
+        if not given.time:
+            run.prepare((gemv, tile) for gemv, _ in cases() for tile in TILES)
+            for said in checks(run.multiply):
+                print(said, flush=True)
+        timings = [] if given.check else list(gpu_timing.every(run))
         if given.json is not None:
             given.json.write_text(json.dumps([asdict(t) for t in timings], indent=1) + "\n")
         if given.least is not None:
-            gate(timings, given.least)
+            gpu_timing.gate(timings, given.least)
     except ArkError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def cases(shapes: bool = True) -> list[tuple[Gemv, int]]:
+    """Products and rows of x that are checked."""
+    found = [(Gemv.of(parse_scheme(name), (n, k)), t) for name, n, k, t in TAILS]
+    if shapes:
+        matrices = gpu_timing.matrices()
+        found += [(gemv, 1) for gemv in matrices.values()]
+        found += [(gemv, 77) for gemv in matrices.values() if gemv.width <= 4096]
+    return found
 
 
 def checks(run: Run, shapes: bool = True) -> Iterator[str]:
@@ -103,17 +90,13 @@ def checks(run: Run, shapes: bool = True) -> Iterator[str]:
     Raises:
         GateError: a product is wrong.
     """
-    cases = [(parse_scheme(name), n, k, t) for name, n, k, t in TAILS]
-    if shapes:
-        cases += [(parse_scheme(s), n, k, 1) for s in SCHEMES for n, k in SHAPES.values()]
-    for seed, (scheme, width, inputs, tokens) in enumerate(cases):
-        gemv = Gemv.of(scheme, (width, inputs))
+    for seed, (gemv, tokens) in enumerate(cases(shapes)):
         x, words, scale = problem(gemv, tokens, seed)
         expected = reference(gemv, x, words, scale)
         for tile in TILES:
             y = run(gemv, tile, x, words, scale)
             found = float((y.double() - expected).abs().max() / expected.abs().max())
-            name = f"{kernel_name(gemv, tile)}, {width} x {inputs}, {tokens} tokens"
+            name = f"{kernel_name(gemv, tile)}, {gemv.width} x {gemv.inputs}, {tokens} tokens"
             if not found <= TOLERANCE:  # NaN included
                 raise GateError(f"{name}: the error is {found:.1e}, above {TOLERANCE:.0e}")
             yield f"{name}: error {found:.1e}"
@@ -156,21 +139,30 @@ def reference(gemv: Gemv, x: Any, words: Any, scale: Any) -> Any:
     return torch.cat(rows, dim=1)[:, : gemv.width]
 
 
-class _Device:
+class Device:
     """A CUDA device that runs what was compiled for `sm`."""
 
     def __init__(self, sm: int) -> None:
         self.sm, self._driver = sm, Driver()
         self._loaded: dict[str, Any] = {}
 
-    def multiply(self, gemv: Gemv, tile: Tile, x: Any, words: Any, scale: Any) -> Any:
+    def prepare(self, wanted: Iterable[tuple[Gemv, AnyTile]]) -> None:
+        """Compiles what will be launched, with every core."""
+        named = {kernel_name(gemv, tile): (gemv, tile, self.sm) for gemv, tile in wanted}
+        missing = [asked for name, asked in named.items() if name not in self._loaded]
+        context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+        with ProcessPoolExecutor(mp_context=context) as pool:
+            for kernel in pool.map(compiled, *zip(*missing, strict=True)):
+                self._loaded[kernel.name] = self._driver.load(kernel)
+
+    def multiply(self, gemv: Gemv, tile: AnyTile, x: Any, words: Any, scale: Any) -> Any:
         import torch
 
         y = torch.full((len(x), gemv.width), float("nan"), dtype=torch.float16, device=x.device)
         self.launch(gemv, tile, x, words, scale, y)
         return y
 
-    def launch(self, gemv: Gemv, tile: Tile, x: Any, words: Any, scale: Any, y: Any) -> None:
+    def launch(self, gemv: Gemv, tile: AnyTile, x: Any, words: Any, scale: Any, y: Any) -> None:
         """On torch's current stream, which may be one that is captured."""
         import torch
 
@@ -183,7 +175,7 @@ class _Device:
         self._loaded[name](grid, inputs, [len(x), gemv.width], y.data_ptr(), stream)
 
 
-def device(sm: int | None) -> _Device:
+def device(sm: int | None) -> Device:
     """The device of this machine.
 
     Raises:
@@ -211,94 +203,7 @@ def device(sm: int | None) -> _Device:
     torch.zeros(1, device="cuda")  # makes the context that the driver launches in
     chosen = sm or (87 if 87 in known else known[-1])
     print(f"{torch.cuda.get_device_name()}, kernels compiled for sm_{chosen}", flush=True)
-    return _Device(chosen)
-
-
-def copies(nbytes: int) -> int:
-    """Equal sets of weights that a timing goes through."""
-    return 2 + ROTATED // nbytes
-
-
-def timed(run: _Device) -> Iterator[Timing]:
-    """Every shape, scheme and tactic, as they are measured; prints them, too."""
-    for name, shape in SHAPES.items():
-        for scheme in SCHEMES:
-            gemv = Gemv.of(parse_scheme(scheme), shape)
-            copy = _copy_rate(gemv.nbytes)
-            sets = [problem(gemv, 1, seed) for seed in range(copies(gemv.nbytes))]
-            y = run.multiply(gemv, TILES[0], *sets[0])
-            for tile in tactics(gemv).values():
-                run.launch(gemv, tile, *sets[0], y)  # compiled and loaded before it is captured
-
-                def launches(
-                    gemv: Gemv = gemv, tile: Tile = tile, sets: Any = sets, y: Any = y
-                ) -> None:
-                    for each in sets:
-                        run.launch(gemv, tile, *each, y)
-
-                seconds = _seconds(launches) / len(sets)
-                timing = Timing(name, kernel_name(gemv, tile), seconds, gemv.nbytes / seconds, copy)
-                print(line(timing), flush=True)
-                yield timing
-
-
-def line(timing: Timing) -> str:
-    """One row of the table."""
-    return (
-        f"{timing.shape:20} {timing.kernel:36} {timing.seconds * 1e6:8.1f} us "
-        f"{timing.rate / 1e9:8.1f} GB/s {timing.percent:5.0f} % of a copy"
-    )
-
-
-def _copy_rate(nbytes: int) -> float:
-    """Of copies that read and write `nbytes` together, through as much memory as the weights."""
-    import torch
-
-    half = nbytes // 2
-    pairs = [
-        [torch.zeros(half, dtype=torch.uint8, device=_where()) for _ in range(2)]
-        for _ in range(copies(nbytes))
-    ]
-
-    def launches() -> None:
-        for source, target in pairs:
-            target.copy_(source)
-
-    return 2 * half * len(pairs) / _seconds(launches)
-
-
-def _seconds(launches: Callable[[], None], rounds: int = 7, replays: int = 5) -> float:
-    """Of all the launches in one graph: the median over rounds."""
-    import torch
-
-    graph = torch.cuda.CUDAGraph()
-    torch.cuda.synchronize()
-    with torch.cuda.graph(graph):
-        launches()
-    graph.replay()
-    times: list[float] = []
-    for _ in range(rounds):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        for _ in range(replays):
-            graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) / 1e3 / replays)
-    return median(times)
-
-
-def gate(timings: list[Timing], least: float) -> None:
-    """The fastest int4 kernel of every shape reaches that percentage of a copy.
-
-    Raises:
-        GateError: one does not, or nothing was timed.
-    """
-    for shape in SHAPES:
-        found = [t.percent for t in timings if t.shape == shape and "_int4_" in t.kernel]
-        best = max(found, default=0.0)
-        if best < least:
-            raise GateError(f"{shape} reaches {best:.0f} % of a copy, less than {least:.0f} %")
+    return Device(chosen)
 
 
 if __name__ == "__main__":

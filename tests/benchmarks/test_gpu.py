@@ -18,9 +18,17 @@ import torch
 
 from arkinfer.errors import DeviceError, GateError
 from arkinfer.packing import Scheme, parse_scheme
-from arkinfer_trt.kernels.gemv import TILES, Gemv, Kernel, Tile
+from arkinfer_trt.kernels.gemv import (
+    TILES,
+    AnyTile,
+    DotTile,
+    Gemv,
+    Kernel,
+    kernel_name,
+    tactics,
+)
 from arkinfer_trt.kernels.layout import repacked
-from benchmarks import gpu
+from benchmarks import gpu, gpu_timing
 from benchmarks.cuda_driver import Driver
 from tests.backends.trt.kernels import problems
 from tests.backends.trt.kernels.interpreter import Interpreter, interpreting
@@ -169,7 +177,7 @@ def test_checks_compare_every_tile(
 ) -> None:
     monkeypatch.setattr(gpu, "TAILS", gpu.TAILS[2:4])
 
-    def run(gemv: Gemv, tile: Tile, x: Any, words: Any, scale: Any) -> Any:
+    def run(gemv: Gemv, tile: AnyTile, x: Any, words: Any, scale: Any) -> Any:
         parts = {"words": words.numpy(), "scale": scale.numpy()}
         return torch.from_numpy(interpreter.run(gemv, tile, x.numpy(), parts))
 
@@ -180,7 +188,7 @@ def test_checks_compare_every_tile(
 
 @pytest.mark.parametrize("wrong", [1.01, float("nan")])
 def test_a_wrong_product_fails(wrong: float) -> None:
-    def run(gemv: Gemv, tile: Tile, x: Any, words: Any, scale: Any) -> Any:
+    def run(gemv: Gemv, tile: AnyTile, x: Any, words: Any, scale: Any) -> Any:
         y = gpu.reference(gemv, x, words, scale)
         if tile == TILES[2]:
             y[-1, y[-1].abs().argmax()] *= wrong
@@ -193,10 +201,8 @@ def test_a_wrong_product_fails(wrong: float) -> None:
 
 
 def test_timings_go_through_more_than_caches_hold() -> None:
-    for scheme in gpu.SCHEMES:
-        for shape in gpu.SHAPES.values():
-            size = Gemv.of(parse_scheme(scheme), shape).nbytes
-            assert 256 << 20 < gpu.copies(size) * size < 1 << 30
+    for gemv in gpu_timing.matrices().values():
+        assert 256 << 20 < gpu_timing.copies(gemv.nbytes) * gemv.nbytes < 1 << 30
     assert Gemv.of(Scheme(4, 128), (4096, 4096)).nbytes == 4096 * 4096 // 2 + 4096 * 32 * 2
 
 
@@ -206,12 +212,12 @@ class Clock:
     def __init__(self) -> None:
         self.milliseconds, self.captured, self.launched = 0.0, 0, []
 
-    def launch(self, gemv: Gemv, tile: Tile, x: Any, words: Any, scale: Any, y: Any) -> None:
+    def launch(self, gemv: Gemv, tile: AnyTile, x: Any, words: Any, scale: Any, y: Any) -> None:
         self.captured += 1
         self.launched.append((tile, words.data_ptr()))
 
-    def multiply(self, gemv: Gemv, tile: Tile, x: Any, words: Any, scale: Any) -> Any:
-        return torch.zeros((len(x), gemv.width), dtype=torch.float16)
+    def prepare(self, wanted: Any) -> None:
+        self.prepared = {kernel_name(gemv, tile) for gemv, tile in wanted}
 
     def graph(self) -> Any:
         clock = self
@@ -255,44 +261,51 @@ def test_a_timing_goes_through_all_sets_of_weights(monkeypatch: pytest.MonkeyPat
         "synchronize": lambda: None,
     }.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
-    monkeypatch.setattr(gpu, "SHAPES", {"small": (8, 1024)})
-    monkeypatch.setattr(gpu, "SCHEMES", ("int4-g128",))
+    monkeypatch.setattr(gpu_timing, "SHAPES", {"small": (8, 1024)})
+    monkeypatch.setattr(gpu_timing, "SCHEMES", ("int4-g128",))
+    monkeypatch.setattr(gpu_timing, "PROMPT", 3)
     size = Gemv(4, 128, 1024, 8).nbytes
-    monkeypatch.setattr(gpu, "ROTATED", 3 * size)
-    timings = list(gpu.timed(clock))
-    assert [t.kernel.rpartition("_")[2] for t in timings] == [
-        "t1q1w4",
-        "t1q2w4",
-        "t1q1w2",
-        "t4q1w4",
+    monkeypatch.setattr(gpu_timing, "ROTATED", 3 * size)
+    timings = list(gpu_timing.every(clock))
+    tiles = list(tactics(Gemv(4, 128, 1024, 8)).values())
+    dots = [tile for tile in tiles if isinstance(tile, DotTile)]
+    assert [(t.tokens, t.kernel.rpartition("_")[2]) for t in timings] == [
+        *[(1, tile.name) for tile in tiles],
+        *[(3, tile.name) for tile in dots],
     ]
+    assert {t.kernel for t in timings} <= clock.prepared
     for timing in timings:
         assert timing.seconds == pytest.approx(3e-3)
-        assert timing.rate == pytest.approx(size / 3e-3)
-        assert timing.copy_rate == pytest.approx(5 * size / 1e-3)
-    first = [words for tile, words in clock.launched if tile == TILES[0]]
+        assert timing.nbytes == size
+        assert timing.other == pytest.approx(1e-3 / (5 if timing.tokens == 1 else 2))
+    first = [words for tile, words in clock.launched if tile == tiles[0]]
     assert len(set(first)) == 5, "one launch to warm up, then one for each set"
     assert len(first) == 6
 
 
-TIMING = gpu.Timing("4096 x 4096", "ark_gemv_int4_g128_k4096_t1q1w4", 4e-6, 2.1e12, 2.8e12)
+TIMING = gpu_timing.Timing(
+    "4096 x 4096", "ark_gemv_int4_g128_k4096_t1q1w4", 1, 8_400_000, 4e-6, 3e-6
+)
 
 
 def test_a_line_of_the_table() -> None:
     assert TIMING.percent == pytest.approx(75)
-    assert gpu.line(TIMING).split() == [
-        *["4096", "x", "4096", TIMING.kernel, "4.0", "us", "2100.0", "GB/s"],
-        *["75", "%", "of", "a", "copy"],
+    assert gpu_timing.line(TIMING).split() == [
+        *["4096", "x", "4096", "T", "1", TIMING.kernel, "4.0", "us", "2100.0", "GB/s"],
+        *["75", "%", "of", "a", "copy,", "3.0", "us"],
     ]
+    assert "75 % of float16, 3.0 us" in gpu_timing.line(replace(TIMING, tokens=512))
 
 
 def test_the_best_int4_kernel_of_each_shape_counts() -> None:
-    timings = [replace(TIMING, shape=shape) for shape in gpu.SHAPES]
-    slow = [replace(t, rate=t.rate / 2) for t in timings]
-    gpu.gate([*timings, *slow], 74.9)
+    timings = [replace(TIMING, shape=shape) for shape in gpu_timing.SHAPES]
+    slow = [replace(t, seconds=t.seconds * 2) for t in timings]
+    gpu_timing.gate([*timings, *slow], 74.9)
     with pytest.raises(GateError) as refusal:
-        gpu.gate([*timings[:-1], *slow], 74.9)
+        gpu_timing.gate([*timings[:-1], *slow], 74.9)
     head = "head, 73448 x 4096"
     assert str(refusal.value) == f"{head} reaches 38 % of a copy, less than 75 %."
     with pytest.raises(GateError):
-        gpu.gate([replace(t, kernel="ark_gemv_int2_g4096") for t in timings], 1)
+        gpu_timing.gate([replace(t, tokens=512) for t in timings], 1)
+    with pytest.raises(GateError):
+        gpu_timing.gate([replace(t, kernel="ark_gemv_int2_g4096") for t in timings], 1)

@@ -15,7 +15,7 @@ from itertools import product
 from arkinfer.errors import ArkError, UsageError
 from arkinfer.packing import parse_scheme
 from arkinfer_trt.kernels.compiled import SHARED, Compiled, compiled
-from arkinfer_trt.kernels.gemv import Gemv, Tile, tactics
+from arkinfer_trt.kernels.gemv import AnyTile, Gemv, tactics
 
 USUAL = (
     *("int4-g128:1024", "int4-g128:4096", "int4-g128:16384"),
@@ -27,7 +27,7 @@ USUAL = (
 TARGETS = (87, 89, 90)
 """Orin, the RTX 4090 and what tests on a GPU usually run on."""
 
-HEADER = f"{'kernel':36} {'sm':>4} {'threads':>8} {'registers':>10} {'shared':>7} {'spilled':>8}"
+HEADER = f"{'kernel':40} {'sm':>4} {'threads':>8} {'registers':>10} {'shared':>7} {'spilled':>8}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,16 +50,16 @@ def main(arguments: list[str] | None = None) -> int:
             wrong = faults(kernel)
             failed = failed or bool(wrong)
             facts = f"{kernel.threads:8} {kernel.registers:10} {kernel.shared:7} {kernel.spilled:8}"
-            print(f"{kernel.name:36} {kernel.sm:4} {facts}  {wrong}".rstrip(), flush=True)
+            print(f"{kernel.name:40} {kernel.sm:4} {facts}  {wrong}".rstrip(), flush=True)
     except ArkError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return int(failed)
 
 
-def _wanted(matrices: Sequence[str], tactic: int | None) -> list[tuple[Gemv, Tile]]:
+def _wanted(matrices: Sequence[str], tactic: int | None) -> list[tuple[Gemv, AnyTile]]:
     """Products and tiles that were asked for."""
-    found: list[tuple[Gemv, Tile]] = []
+    found: list[tuple[Gemv, AnyTile]] = []
     for matrix in matrices:
         scheme, _, inputs = matrix.partition(":")
         if not inputs.isdigit():

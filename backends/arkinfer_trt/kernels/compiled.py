@@ -1,4 +1,4 @@
-"""Compiles the GEMV kernel for a compute capability, on a host without a GPU. Knows no network.
+"""Compiles a kernel for a compute capability, on a host without a GPU. Knows no network.
 
 Triton makes PTX, and the ptxas that comes with it machine code, whose report tells of registers
 and spills. Equal requests give equal bytes: no line numbers, which would carry paths, and a cache
@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from arkinfer.errors import InternalError, UsageError
-from arkinfer_trt.kernels.gemv import OUTPUT, SCALARS, TENSORS, Gemv, Kernel, Tile, kernel_name
+from arkinfer_trt.kernels.gemv import (
+    OUTPUT,
+    SCALARS,
+    TENSORS,
+    AnyTile,
+    DotTile,
+    Gemv,
+    Kernel,
+    kernel_name,
+)
 
 SHARED = {80: 163 << 10, 86: 99 << 10, 87: 163 << 10, 89: 99 << 10, 90: 227 << 10}
 """Bytes of shared memory that a block may have, by compute capability: those that we compile for.
@@ -49,7 +58,7 @@ class Compiled(Kernel):
     stack: int
 
 
-def compiled(gemv: Gemv, tile: Tile, sm: int) -> Compiled:
+def compiled(gemv: Gemv, tile: AnyTile, sm: int) -> Compiled:
     """Compiles the kernel that multiplies so.
 
     Raises:
@@ -105,19 +114,20 @@ def facts(report: str) -> dict[str, int]:
     return found
 
 
-def _compile(gemv: Gemv, tile: Tile, sm: int) -> Any:
+def _compile(gemv: Gemv, tile: AnyTile, sm: int) -> Any:
     """What Triton makes of the kernel: `asm` and `metadata`."""
     import triton
     from triton import knobs
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    from arkinfer_trt.kernels.gemm_triton import ark_gemm
     from arkinfer_trt.kernels.gemv_triton import ark_gemv
 
     constants = tile.constants(gemv)
     pointers = [i for i, kind in enumerate(TYPES.values()) if kind.startswith("*")]
     source = ASTSource(
-        fn=ark_gemv,
+        fn=ark_gemm if isinstance(tile, DotTile) else ark_gemv,
         signature={**TYPES, **dict.fromkeys(constants, "constexpr")},
         constexprs=constants,
         attrs={(i,): _ALIGNED for i in pointers},

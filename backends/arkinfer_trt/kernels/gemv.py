@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, TypeAlias, TypeVar
 
 from arkinfer.errors import UnsupportedError
 from arkinfer.packing import Scheme
@@ -129,17 +129,24 @@ class Gemv:
 
 @dataclass(frozen=True)
 class Tile:
-    """What one program (a block of threads) does, and one choice that a board can time.
+    """What one program (a block of threads) does, and one choice that a board can time: rows of
+    the matrix times few rows of x, by multiplications in float32; `gemv_triton.py`.
 
     Attributes:
         tokens: rows of x.
         quads: sets of four rows of the matrix.
         warps: of 32 threads, which share the inputs.
+        lanes: words of a row in a step; 0: one for each thread.
+        unroll: steps whose loads may come before the first is used.
     """
 
     tokens: int
     quads: int
     warps: int
+    lanes: int = 0
+    unroll: int = 1
+
+    function: ClassVar = "ark_gemv"
 
     @property
     def threads(self) -> int:
@@ -147,10 +154,12 @@ class Tile:
 
     @property
     def name(self) -> str:
-        return f"t{self.tokens}q{self.quads}w{self.warps}"
+        lanes = f"l{self.lanes}" if self.lanes else ""
+        unroll = f"u{self.unroll}" if self.unroll > 1 else ""
+        return f"t{self.tokens}q{self.quads}w{self.warps}{lanes}{unroll}"
 
-    def grid(self, gemv: Gemv, tokens: N, divide: Callable[[N, int], N]) -> tuple[int, N]:
-        """Programs along the matrix and along x, which may be a symbol of TensorRT's.
+    def grid(self, gemv: Gemv, tokens: N, divide: Callable[[N, int], N]) -> tuple[N | int, N | int]:
+        """Programs along the two dimensions of a launch; one may be a symbol of TensorRT's.
 
         Args:
             gemv: the product.
@@ -167,31 +176,86 @@ class Tile:
             "INPUTS": gemv.inputs,
             "TOKENS": self.tokens,
             "QUADS": self.quads,
-            "LANES": self.threads,
+            "LANES": self.lanes or self.threads,
+            "UNROLL": self.unroll,
         }
 
 
-TILES = (Tile(1, 1, 4), Tile(1, 2, 4), Tile(1, 1, 2), Tile(1, 1, 8), Tile(4, 1, 4))
+@dataclass(frozen=True)
+class DotTile:
+    """The same for many rows of x: by tensor cores; `gemm_triton.py`.
+
+    Attributes:
+        tokens: rows of x, 16 or more.
+        quads: sets of four rows of the matrix, 4 or more.
+        depth: inputs of a step, 16 or more.
+        stages: steps whose x and words are on their way or in shared memory.
+        warps: of 32 threads, which share the tile of y.
+    """
+
+    tokens: int
+    quads: int
+    depth: int
+    stages: int
+    warps: int
+
+    function: ClassVar = "ark_gemm"
+
+    @property
+    def threads(self) -> int:
+        return 32 * self.warps
+
+    @property
+    def name(self) -> str:
+        return f"t{self.tokens}q{self.quads}d{self.depth}s{self.stages}w{self.warps}"
+
+    def grid(self, gemv: Gemv, tokens: N, divide: Callable[[N, int], N]) -> tuple[N | int, N | int]:
+        """As a `Tile`'s, but first along x: neighbours share the matrix, which is the larger."""
+        return divide(tokens, self.tokens), -(-gemv.quads // self.quads)
+
+    def constants(self, gemv: Gemv) -> dict[str, int]:
+        """What the kernel is specialized for."""
+        return {
+            "BITS": gemv.bits,
+            "GROUP": gemv.group,
+            "INPUTS": gemv.inputs,
+            "TOKENS": self.tokens,
+            "QUADS": self.quads,
+            "DEPTH": self.depth,
+            "STAGES": self.stages,
+        }
+
+
+AnyTile: TypeAlias = Tile | DotTile
+
+TILES: tuple[AnyTile, ...] = (
+    *(Tile(1, 1, 4), Tile(1, 2, 4), Tile(1, 1, 2), Tile(1, 1, 8), Tile(4, 1, 4)),
+    *(DotTile(16, 16, 128, 3, 4), DotTile(64, 16, 64, 3, 4), DotTile(128, 32, 64, 2, 8)),
+)
 """TensorRT numbers tactics from 1: tile i is tactic i + 1, in every engine. The first is what we
-expect to be fastest for one token; the last is for a few, e.g. of a draft. Nobody has timed them
-on Orin: the engine's builder does, on the board."""
+expect to be fastest for one token; the fifth is for a few, e.g. of a draft; the last three are for
+prompts. Nobody has timed them on Orin: the engine's builder does, on the board, once for each
+optimization profile, so that decoding and prefill get a tile each."""
 
 
-def tactics(gemv: Gemv) -> dict[int, Tile]:
+def tactics(gemv: Gemv) -> dict[int, AnyTile]:
     """The tiles worth timing, by TensorRT's number: in wider ones, some threads would have no
     word of any row."""
-    narrowest = min(tile.threads for tile in TILES)
-    most = max(narrowest, gemv.columns)
-    return {i: tile for i, tile in enumerate(TILES, 1) if tile.threads <= most}
+    most = max(64, gemv.columns)
+    return {
+        i: tile
+        for i, tile in enumerate(TILES, 1)
+        if isinstance(tile, DotTile) or (tile.lanes or tile.threads) <= most
+    }
 
 
-def kernel_name(gemv: Gemv, tile: Tile) -> str:
+def kernel_name(gemv: Gemv, tile: AnyTile) -> str:
     """Of the entry that multiplies so; products that differ in width alone share it.
 
     >>> kernel_name(Gemv(4, 128, 4096, 4096), TILES[0])
     'ark_gemv_int4_g128_k4096_t1q1w4'
     """
-    return f"ark_gemv_int{gemv.bits}_g{gemv.group}_k{gemv.inputs}_{tile.name}"
+    return f"{tile.function}_int{gemv.bits}_g{gemv.group}_k{gemv.inputs}_{tile.name}"
 
 
 @dataclass(frozen=True)

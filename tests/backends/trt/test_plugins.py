@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from arkinfer_trt.kernels.gemv import TILES, Gemv, tactics
+from arkinfer_trt.kernels.gemv import TILES, Gemv, kernel_name, tactics
 
 GEMV, OTHER = Gemv(4, 128, 4096, 1001), Gemv(2, 1024, 1024, 7)
 
@@ -99,7 +99,7 @@ def test_launches_are_those_that_tests_of_the_kernel_use(
     }
     assert found["scalars"] == [[1, 4, 7], [1001, 1001, 1001]]
     assert found["scalar types"] == ["PluginArgDataType.INT32"] * 2
-    name = f"ark_gemv_int4_g128_k4096_{tile.name}"
+    name = kernel_name(GEMV, tile)
     assert found["kernel"] == [name, f"ptx of {name}"]
 
 
@@ -113,5 +113,5 @@ def test_weights_that_are_not_the_nodes_are_refused(session: dict[str, Any]) -> 
 def test_a_product_without_a_kernel_is_refused(session: dict[str, Any]) -> None:
     assert session["other matrix"].startswith(
         "InternalError: The network multiplies by Gemv(bits=2, group=1024, inputs=1024, width=7), "
-        "for which the artifact has no kernel. It has ark_gemv_int4_g128_k4096_t1q1w2, "
+        "for which the artifact has no kernel. It has ark_gemm_int4_g128_k4096_"
     )

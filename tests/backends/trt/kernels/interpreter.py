@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from arkinfer_trt.kernels.gemv import Gemv, Tile
+from arkinfer_trt.kernels.gemv import AnyTile, DotTile, Gemv, Tile
 
 Array = npt.NDArray[Any]
 
@@ -38,11 +38,12 @@ class Interpreter:
             text=True,
         )
 
-    def run(self, gemv: Gemv, tile: Tile, x: Array, parts: dict[str, Array]) -> Array:
+    def run(self, gemv: Gemv, tile: AnyTile, x: Array, parts: dict[str, Array]) -> Array:
         """y of x, float16 [tokens, width]; what no program writes is NaN."""
         file, answer = self._folder / "request.npz", self._folder / "answer.npy"
         np.savez(file, x=x, **parts)
-        request = [vars(gemv), vars(tile), str(file), str(answer)]
+        kind = type(tile).__name__
+        request = [vars(gemv), kind, vars(tile), str(file), str(answer)]
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")
@@ -55,26 +56,29 @@ class Interpreter:
         self._process.communicate()
 
 
-def interpret(gemv: Gemv, tile: Tile, arrays: Any) -> Array:
+def interpret(gemv: Gemv, tile: AnyTile, arrays: Any) -> Array:
     """Launches the kernel as `gemv.py` says."""
     import torch
     import triton
 
+    from arkinfer_trt.kernels.gemm_triton import ark_gemm
     from arkinfer_trt.kernels.gemv_triton import ark_gemv
 
     x, words, scale = (torch.from_numpy(arrays[name]) for name in ("x", "words", "scale"))
     y = torch.full((len(x), gemv.width), float("nan"), dtype=torch.float16)
     grid = tile.grid(gemv, len(x), triton.cdiv)
     constants = tile.constants(gemv)
-    ark_gemv[grid](x, words, scale, len(x), gemv.width, y, **constants, num_warps=tile.warps)
+    kernel = ark_gemm if isinstance(tile, DotTile) else ark_gemv
+    kernel[grid](x, words, scale, len(x), gemv.width, y, **constants, num_warps=tile.warps)
     return y.numpy()
 
 
 def main() -> None:
     for line in sys.stdin:
         try:
-            gemv, tile, file, answer = json.loads(line)
-            np.save(answer, interpret(Gemv(**gemv), Tile(**tile), np.load(file)))
+            gemv, kind, tile, file, answer = json.loads(line)
+            made = {"Tile": Tile, "DotTile": DotTile}[kind](**tile)
+            np.save(answer, interpret(Gemv(**gemv), made, np.load(file)))
             print(flush=True)
         except Exception:
             print(json.dumps(traceback.format_exc()), flush=True)

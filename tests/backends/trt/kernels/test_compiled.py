@@ -186,7 +186,7 @@ def test_what_the_command_does_not_know(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr() == (
         "",
         "error: int4-g128:1024 has no tactic 4. A tactic is left out where it has more threads "
-        "than a row has words. Choose one of 1, 2, 3, 5.\n",
+        "than a row has words. Choose one of 1, 2, 3, 5, 6, 7, 8.\n",
     )
     assert main(["int4-g128:4096", "--sm", "70"]) == 2
     assert capsys.readouterr().err == (

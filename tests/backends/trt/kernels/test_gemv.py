@@ -84,10 +84,10 @@ def test_scales_are_those_of_their_groups(interpreter: Interpreter) -> None:
 
 
 def test_tactics_leave_no_thread_without_work() -> None:
-    assert list(tactics(Gemv(4, 128, 4096, 4096))) == [1, 2, 3, 4, 5]
-    assert list(tactics(Gemv(4, 128, 1024, 4096))) == [1, 2, 3, 5]
-    assert list(tactics(Gemv(2, 1024, 1024, 4096))) == [3]
-    assert list(tactics(Gemv(4, 32, 32, 4096))) == [3]
+    assert list(tactics(Gemv(4, 128, 4096, 4096))) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert list(tactics(Gemv(4, 128, 1024, 4096))) == [1, 2, 3, 5, 6, 7, 8]
+    assert list(tactics(Gemv(2, 1024, 1024, 4096))) == [3, 6, 7, 8]
+    assert list(tactics(Gemv(4, 32, 32, 4096))) == [3, 6, 7, 8]
 
 
 def test_names_tell_apart_what_is_compiled_apart() -> None:

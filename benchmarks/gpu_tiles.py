@@ -1,0 +1,68 @@
+"""Tiles that might become tactics, timed on a CUDA device beside those that are: what `gemv.TILES`
+was chosen from. Checks nothing: `gpu.py` does, once a tile is one.
+
+    python -m benchmarks.gpu_tiles decode prefill
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from itertools import groupby
+
+from arkinfer.errors import ArkError
+from arkinfer_trt.kernels.gemv import TILES, AnyTile, DotTile, Tile
+from benchmarks import gpu_timing
+from benchmarks.gpu import device
+
+DECODE = (
+    *(Tile(1, 1, 4, 256), Tile(1, 1, 4, 512), Tile(1, 1, 8, 512), Tile(1, 1, 8, 1024)),
+    *(Tile(1, 1, 2, 128), Tile(1, 1, 2, 256), Tile(1, 1, 1, 64), Tile(1, 1, 1, 128)),
+    *(Tile(1, 2, 4, 256), Tile(1, 2, 2, 64), Tile(1, 2, 2, 128), Tile(1, 2, 8, 512)),
+    *(Tile(1, 2, 1, 32), Tile(1, 2, 1, 64), Tile(1, 1, 1, 32, 4), Tile(1, 2, 2, 32, 4)),
+    *(Tile(1, 4, 4, 32, 4), Tile(1, 4, 4, 32, 8), Tile(1, 8, 8, 32, 4), Tile(1, 4, 4, 128)),
+    *(DotTile(16, 4, 256, 4, 1), DotTile(16, 4, 128, 5, 1), DotTile(16, 8, 128, 4, 2)),
+)
+PREFILL = (
+    *(DotTile(64, 16, 64, 4, 4), DotTile(64, 32, 64, 3, 4), DotTile(64, 32, 32, 4, 4)),
+    *(DotTile(64, 32, 64, 3, 8), DotTile(128, 16, 64, 3, 4), DotTile(128, 32, 32, 3, 4)),
+    *(DotTile(128, 32, 32, 3, 8), DotTile(128, 32, 32, 4, 8), DotTile(128, 16, 32, 4, 4)),
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints a line for each shape and tile, then the best five of each shape."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu_tiles", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("what", nargs="+", choices=["decode", "prefill"])
+    parser.add_argument("--sm", type=int, help="compile for it; usually 87, as for Orin")
+    parser.add_argument("--scheme", default="int4-g128")
+    given = parser.parse_args(arguments)
+    try:
+        run = device(given.sm)
+        found = {s: g for (s, scheme), g in gpu_timing.matrices().items() if scheme == given.scheme}
+        wanted: dict[int, tuple[AnyTile, ...]] = {}
+        if "decode" in given.what:
+            wanted[1] = (*TILES, *DECODE)
+        if "prefill" in given.what:
+            wanted[gpu_timing.PROMPT] = (*(t for t in TILES if isinstance(t, DotTile)), *PREFILL)
+        run.prepare((g, t) for g in found.values() for tiles in wanted.values() for t in tiles)
+        timings = [
+            timing
+            for tokens, tiles in wanted.items()
+            for shape, gemv in found.items()
+            for timing in gpu_timing.timed(run, shape, gemv, tiles, tokens)
+        ]
+    except ArkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    for (tokens, shape), group in groupby(timings, lambda t: (t.tokens, t.shape)):
+        print(f"best of {shape}, {tokens} tokens", flush=True)
+        for timing in sorted(group, key=lambda t: t.seconds)[:5]:
+            print(gpu_timing.line(timing), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
