@@ -120,7 +120,8 @@ class Cuda:
         Raises:
             DeviceError: something in it cannot be part of a graph.
         """
-        api, mode = self._api, self._api.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
+        api = self._api
+        mode = api.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
         self._check(api.cudaStreamBeginCapture(self.stream, mode)[0], "begin a graph")
         try:
             work()

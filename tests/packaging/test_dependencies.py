@@ -35,11 +35,14 @@ EXTRAS = {
     "arkinfer/runtime": (), "arkinfer/artifact": ("sign",), "arkinfer/packing": (),
     "arkinfer/cli": (),
     "backends/arkinfer_ort/executor.py": ("ort",), "backends/arkinfer_tvm/executor.py": (),
-    "arkinfer": ("build", "sign"), "backends": ("build", "kernels", "ort", "tvm"),
+    "arkinfer": ("build", "sign"), "backends": ("build", "kernels", "ort", "trt", "tvm"),
     "tests": ("build", "kernels", "ort", "tvm", "dev"), "recipes": ("build", "dev"),
     "fuzz": ("build", "ort", "tvm", "dev", "fuzz"),
 }  # fmt: skip
 """Folder or file -> the extras that whoever runs it has installed."""
+
+WITH_THE_BOARD = {"tensorrt"}
+"""Comes with JetPack; where it does not, its makers say how to install it."""
 
 ELSEWHERE = {"tests/export/llama_cpp_peer.py", "tests/frontend/quantized/written/write.py"}
 """Scripts for a Python of their own, with a library that does not install beside ours."""
@@ -77,7 +80,7 @@ def test_what_is_imported_is_asked_for(place: str):
         for path in paths
         if path.relative_to(ROOT).as_posix() not in ELSEWHERE
         for name, line in imported(path)
-        if name not in sys.stdlib_module_names | OWN
+        if name not in sys.stdlib_module_names | OWN | WITH_THE_BOARD
         and not {key(one) for one in home.get(name, [name])} & known
     }
     assert missing == set()

@@ -52,6 +52,7 @@ def test_it_holds_every_source_file_of_the_packages(names: set[str]):
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
     assert "arkinfer/targets/cpu.toml" in names
     assert "arkinfer_tvm/launcher.c" in names
+    assert "arkinfer_trt/lint/rules.csv" in names
     assert "arkinfer/testing/configs/minicpm4-0.5b.json" in names
 
 
@@ -61,6 +62,7 @@ def test_it_holds_nothing_else(names: set[str]):
     assert not [name for name in names if re.search(r"__pycache__|\.pyc$|\.ir$|(^|/)test_", name)]
     assert {Path(name).suffix for name in names if "dist-info" not in name} <= {
         ".py", ".typed", ".toml", ".json", ".c", ".ark", ".txt", ".safetensors", ".jinja", ".j2",
+        ".csv",
     }  # fmt: skip
 
 

@@ -1,64 +1,26 @@
 """The GEMV plug-in in the hands of TensorRT's own Python code, version 10.16, over libraries that
-this test makes: the published bindings need them to be there, and nothing here calls into them."""
+tests make: the published bindings need them to be there, and nothing here calls into them."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from arkinfer_trt.kernels.gemv import TILES, Gemv, kernel_name, tactics
+from tests.backends.trt.bindings import run_with
 
 GEMV, OTHER = Gemv(4, 128, 4096, 1001), Gemv(2, 1024, 1024, 7)
-
-LIBRARIES = {
-    "nvinfer": "createInferBuilder_INTERNAL createInferRefitter_INTERNAL "
-    "createInferRuntime_INTERNAL getBuilderPluginRegistry getPluginRegistry",
-    "nvonnxparser": "createNvOnnxParserRefitter_INTERNAL createNvOnnxParser_INTERNAL "
-    "getNvOnnxParserVersion",
-    "nvinfer_plugin": "initLibNvInferPlugins",
-}
-"""What the bindings import, by library."""
-
-
-@pytest.fixture(scope="module")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with libraries whose functions do nothing."""
-    if importlib.util.find_spec("tensorrt_bindings") is None:
-        pytest.skip("NVIDIA publishes no TensorRT bindings for this platform and Python")
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no C compiler to make libraries with")
-    folder = tmp_path_factory.mktemp("libraries")
-    for name, functions in LIBRARIES.items():
-        source = folder / f"{name}.c"
-        source.write_text("".join(f"void *{f}(void) {{ return 0; }}\n" for f in functions.split()))
-        library = folder / f"lib{name}.so.10"
-        subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def session(libraries: Path) -> dict[str, Any]:
     """What TensorRT learns of one node, and how it fails with two others."""
     given = [",".join(map(str, gemv.attribute)) for gemv in (GEMV, OTHER)]
-    paths = {"LD_LIBRARY_PATH": str(libraries), "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.backends.trt.plugin_session", *given],
-        env={**os.environ, **paths},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    printed = run_with(libraries, "-m", "tests.backends.trt.plugin_session", *given)
+    return json.loads(printed.splitlines()[-1])
 
 
 def test_this_is_the_tensorrt_of_jetpack(session: dict[str, Any]) -> None:
