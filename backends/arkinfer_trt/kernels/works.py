@@ -10,7 +10,7 @@ from pathlib import Path
 
 from arkinfer.backend import Work
 from arkinfer_trt.kernels.compiled import compiled
-from arkinfer_trt.kernels.gemv import Gemv, Tile, kernel_name, tactics
+from arkinfer_trt.kernels.gemv import AnyTile, Gemv, kernel_name, tactics
 from arkinfer_trt.kernels.stored import kernel_json
 
 TYPICAL = 20_000
@@ -29,7 +29,7 @@ def kernel_works(products: Iterable[Gemv], sm: int) -> list[Work]:
     return list(found.values())
 
 
-def _maker(gemv: Gemv, tile: Tile, sm: int) -> Callable[[], bytes]:
+def _maker(gemv: Gemv, tile: AnyTile, sm: int) -> Callable[[], bytes]:
     return lambda: kernel_json(compiled(gemv, tile, sm))
 
 
