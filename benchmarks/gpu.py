@@ -24,7 +24,7 @@ from typing import Any
 from arkinfer.errors import ArkError, DeviceError, GateError, UsageError
 from arkinfer.packing import parse_scheme
 from arkinfer_trt.kernels.compiled import SHARED, compiled
-from arkinfer_trt.kernels.gemv import TILES, AnyTile, Gemv, kernel_name
+from arkinfer_trt.kernels.gemv import TILES, AnyTile, Gemv, Kernel, kernel_name
 from benchmarks import gpu_timing
 from benchmarks.cuda_driver import Driver
 
@@ -53,12 +53,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--sm", type=int, help="compile for it; usually 87, as for Orin")
     parser.add_argument("--check", action="store_true", help="no timings")
+    parser.add_argument("--kernels", type=Path, help="file of gpu_tiles --compile")
     parser.add_argument("--time", action="store_true", help="no checks")
     parser.add_argument("--least", type=float, help="percent of the copy's rate, of int4; else 3")
     parser.add_argument("--json", type=Path, help="write the timings there")
     given = parser.parse_args(arguments)
     try:
-        run = device(given.sm)
+        run = device(given.sm, given.kernels)
         if not given.time:
             run.prepare((gemv, tile) for gemv, _ in cases() for tile in TILES)
             for said in checks(run.multiply):
@@ -142,18 +143,24 @@ def reference(gemv: Gemv, x: Any, words: Any, scale: Any) -> Any:
 class Device:
     """A CUDA device that runs what was compiled for `sm`."""
 
-    def __init__(self, sm: int) -> None:
+    def __init__(self, sm: int, kernels: Iterable[Kernel] = ()) -> None:
         self.sm, self._driver = sm, Driver()
+        self._given = {kernel.name: kernel for kernel in kernels}
         self._loaded: dict[str, Any] = {}
 
     def prepare(self, wanted: Iterable[tuple[Gemv, AnyTile]]) -> None:
-        """Compiles what will be launched, with every core."""
-        named = {kernel_name(gemv, tile): (gemv, tile, self.sm) for gemv, tile in wanted}
-        missing = [asked for name, asked in named.items() if name not in self._loaded]
-        context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-        with ProcessPoolExecutor(mp_context=context) as pool:
-            for kernel in pool.map(compiled, *zip(*missing, strict=True)):
-                self._loaded[kernel.name] = self._driver.load(kernel)
+        """Compiles and loads what will be launched."""
+        asked = [each for each in wanted if kernel_name(*each) not in self._loaded]
+        given = {
+            name: self._given[name]
+            for name in {kernel_name(*each) for each in asked}
+            if name in self._given
+        }
+        made = compiled_together(
+            [each for each in asked if kernel_name(*each) not in given], self.sm
+        )
+        for kernel in [*given.values(), *made]:
+            self._loaded[kernel.name] = self._driver.load(kernel)
 
     def multiply(self, gemv: Gemv, tile: AnyTile, x: Any, words: Any, scale: Any) -> Any:
         import torch
@@ -175,8 +182,21 @@ class Device:
         self._loaded[name](grid, inputs, [len(x), gemv.width], y.data_ptr(), stream)
 
 
-def device(sm: int | None) -> Device:
+def compiled_together(wanted: Iterable[tuple[Gemv, AnyTile]], sm: int) -> Iterator[Kernel]:
+    """Each kernel once, by every core of this machine."""
+    named = {kernel_name(gemv, tile): (gemv, tile, sm) for gemv, tile in wanted}
+    if named:
+        context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+        with ProcessPoolExecutor(mp_context=context) as pool:
+            yield from pool.map(compiled, *zip(*named.values(), strict=True))
+
+
+def device(sm: int | None, kernels: Path | None = None) -> Device:
     """The device of this machine.
+
+    Args:
+        sm: what kernels are compiled for.
+        kernels: a file with some that were compiled for it elsewhere.
 
     Raises:
         UsageError: PyTorch is missing.
@@ -203,7 +223,8 @@ def device(sm: int | None) -> Device:
     torch.zeros(1, device="cuda")  # makes the context that the driver launches in
     chosen = sm or (87 if 87 in known else known[-1])
     print(f"{torch.cuda.get_device_name()}, kernels compiled for sm_{chosen}", flush=True)
-    return Device(chosen)
+    given = json.loads(kernels.read_text()) if kernels is not None else []
+    return Device(chosen, [Kernel(**each) for each in given])
 
 
 if __name__ == "__main__":

@@ -2,18 +2,22 @@
 was chosen from. Checks nothing: `gpu.py` does, once a tile is one.
 
     python -m benchmarks.gpu_tiles decode prefill
+    python -m benchmarks.gpu_tiles decode prefill --compile kernels.json       (elsewhere, before)
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from dataclasses import fields
 from itertools import groupby
+from pathlib import Path
 
 from arkinfer.errors import ArkError
-from arkinfer_trt.kernels.gemv import TILES, AnyTile, DotTile, Tile
+from arkinfer_trt.kernels.gemv import TILES, AnyTile, DotTile, Gemv, Kernel, Tile
 from benchmarks import gpu_timing
-from benchmarks.gpu import device
+from benchmarks.gpu import cases, compiled_together, device
 
 DECODE = (
     *(Tile(1, 1, 4, 256), Tile(1, 1, 4, 512), Tile(1, 1, 8, 512), Tile(1, 1, 8, 1024)),
@@ -38,16 +42,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("what", nargs="+", choices=["decode", "prefill"])
     parser.add_argument("--sm", type=int, help="compile for it; usually 87, as for Orin")
     parser.add_argument("--scheme", default="int4-g128")
+    parser.add_argument("--kernels", type=Path, help="file of --compile")
+    parser.add_argument("--compile", type=Path, help="no timing: write the kernels there")
     given = parser.parse_args(arguments)
     try:
-        run = device(given.sm)
         found = {s: g for (s, scheme), g in gpu_timing.matrices().items() if scheme == given.scheme}
         wanted: dict[int, tuple[AnyTile, ...]] = {}
         if "decode" in given.what:
             wanted[1] = (*TILES, *DECODE)
         if "prefill" in given.what:
             wanted[gpu_timing.PROMPT] = (*(t for t in TILES if isinstance(t, DotTile)), *PREFILL)
-        run.prepare((g, t) for g in found.values() for tiles in wanted.values() for t in tiles)
+        pairs = [(g, t) for g in found.values() for tiles in wanted.values() for t in tiles]
+        if given.compile is not None:
+            write(given.compile, pairs, given.sm or 87)
+            return 0
+        run = device(given.sm, given.kernels)
+        run.prepare(pairs)
         timings = [
             timing
             for tokens, tiles in wanted.items()
@@ -62,6 +72,18 @@ def main(arguments: list[str] | None = None) -> int:
         for timing in sorted(group, key=lambda t: t.seconds)[:5]:
             print(gpu_timing.line(timing), flush=True)
     return 0
+
+
+def write(path: Path, pairs: list[tuple[Gemv, AnyTile]], sm: int) -> None:
+    """Kernels of those pairs and of all that `gpu.py` runs, JSON."""
+    pairs += [(gemv, tile) for gemv, _ in cases() for tile in TILES]
+    wanted = {field.name for field in fields(Kernel)}
+    kernels = [
+        {name: value for name, value in vars(kernel).items() if name in wanted}
+        for kernel in compiled_together(pairs, sm)
+    ]
+    path.write_text(json.dumps(kernels) + "\n")
+    print(f"{len(kernels)} kernels for sm_{sm} in {path}", flush=True)
 
 
 if __name__ == "__main__":
