@@ -14,7 +14,7 @@ from arkinfer_trt.kernels.gemv import AnyTile, Gemv, kernel_name, tactics
 from arkinfer_trt.kernels.stored import kernel_json
 
 TYPICAL = 20_000
-"""Bytes of a kernel, of which a plan makes none; they have 8,000 to 60,000."""
+"""Bytes of a kernel, of which a plan makes none; they have 8,000 to 80,000."""
 
 
 def kernel_works(products: Iterable[Gemv], sm: int) -> list[Work]:
