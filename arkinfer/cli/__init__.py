@@ -20,6 +20,7 @@ COMMANDS = {
     "build": "Compile a checkpoint into an .ark file.",
     "recipes": "List what was chosen for published models on each target.",
     "run": "Answer a prompt, or chat, with an .ark file.",
+    "prepare": "Finish an .ark file for this device ahead of its first run.",
     "inspect": "Show what an .ark file is: model, quantization, sections, sizes.",
     "verify": "Check an .ark file: bits, signature, answers here.",
     "sign": "Sign an .ark file, so that others can tell who built it.",

@@ -14,7 +14,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from arkinfer.cli.bench_compare import compare
 from arkinfer.cli.bench_output import check_places, during, numbers, print_json, print_machine, save
-from arkinfer.cli.options import Backend, Json, Model, Threads
+from arkinfer.cli.options import Backend, Device, Json, Model, Threads
+from arkinfer.cli.preparing import prepare_first, section_for
 from arkinfer.cli.progress import Progress
 
 _LENGTHS, _DEPTHS = (128, 512), (0, 1024)  # the defaults, as far as they fit
@@ -69,6 +70,7 @@ def one(
     ] = False,
     threads: Threads = None,
     backend: Backend = None,
+    device: Device = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Save the JSON here, to compare later.")
     ] = None,
@@ -87,7 +89,7 @@ def one(
     from arkinfer.machine.environment import read_environment
 
     check_places(output, html)
-    chosen = subject(file, backend, threads)
+    chosen = subject(file, section_for(file, backend, device), threads)
     ranges = ((_QUICK,), (0,)) if quick else (_LENGTHS, _DEPTHS)
     ranges = _CURVES if curve else ranges
     wanted = cases(
@@ -96,6 +98,7 @@ def one(
         tokens,
         chosen.context,
     )
+    prepare_first(file, chosen.backend)
     before = read_environment()
     progress = Progress(f"Measuring {file}")
     try:

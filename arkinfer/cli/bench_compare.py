@@ -19,6 +19,7 @@ from arkinfer.cli.bench_output import (
     save,
 )
 from arkinfer.cli.options import Json, Threads
+from arkinfer.cli.preparing import prepare_first
 from arkinfer.cli.progress import Progress
 from arkinfer.errors import UsageError
 
@@ -87,6 +88,8 @@ def compare(
             subject(a, backend_a, threads_a if threads_a is not None else threads),
             subject(b, backend_b, threads_b if threads_b is not None else threads),
         )
+        for one in pair:
+            prepare_first(one.name, one.backend)
         facts, found = _live(pair, rule, lengths, depths, tokens, launches, rounds, seed)
     facts = {"verdict": verdict(found), **facts}
     met = True

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from arkinfer.cli.options import Backend, Json, Models, Threads
-from arkinfer.cli.progress import Progress, announced
+from arkinfer.cli.options import Backend, Device, Json, Models, Threads
+from arkinfer.cli.preparing import Loading
+from arkinfer.cli.progress import Progress
 
 if TYPE_CHECKING:
     from arkinfer.runtime.engine import Engine
@@ -39,6 +40,7 @@ def eval(
     ] = None,
     threads: Threads = None,
     backend: Backend = None,
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Print the perplexity of .ark files on texts: lower is better.
@@ -54,8 +56,10 @@ def eval(
 
     models: list[dict[str, Any]] = []
     for file in files:
-        with announced(f"Loading {file}"):
-            engine = load(file, backend=backend, threads=threads)
+        with Loading(file) as loading:
+            engine = load(
+                file, backend=backend, device=device, threads=threads, options=loading.options()
+            )
         with engine:
             facts = evaluate(engine, texts, window=window, stride=stride, limit=limit)
         for row, path in zip(facts["texts"], text, strict=True):

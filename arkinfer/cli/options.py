@@ -22,6 +22,18 @@ Threads: TypeAlias = Annotated[
 Backend: TypeAlias = Annotated[
     str | None, typer.Option(help="Whose section to run; default: the file's first.")
 ]
+Device: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help="cpu or gpu: the first section that runs there, instead of --backend."),
+]
+Kept: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        help="Folder for what is made for this device; default: see arkinfer cache ls.",
+        show_default=False,
+    ),
+]
 Context: TypeAlias = Annotated[
     int | None, typer.Option(help="Room for prompt and answer, in tokens; default: all there is.")
 ]

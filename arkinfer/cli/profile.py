@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from arkinfer.cli.options import Backend, Json, Model, Threads
-from arkinfer.cli.progress import Progress, announced
+from arkinfer.cli.options import Backend, Device, Json, Model, Threads
+from arkinfer.cli.preparing import Loading
+from arkinfer.cli.progress import Progress
 
 if TYPE_CHECKING:
     from arkinfer.profile.breakdown import By, Row
@@ -35,6 +36,7 @@ def profile(
     html: Annotated[str | None, typer.Option(help="Write a page with charts, too.")] = None,
     threads: Threads = None,
     backend: Backend = None,
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Show what each op of a step takes, and how near it comes to what this machine can do.
@@ -45,7 +47,6 @@ def profile(
     from arkinfer.profile.breakdown import LEVELS
     from arkinfer.profile.measure import measure, read_section
     from arkinfer.profile.roofline import measure_peaks, usable_cores
-    from arkinfer.runtime.contract import LoadOptions
     from arkinfer.runtime.demo import located
     from arkinfer.runtime.registry import choose_section, open_section
 
@@ -54,10 +55,10 @@ def profile(
     kind = "decode" if prompt_tokens is None else "prefill"
     threads = threads or usable_cores()
     with open_artifact(located(file)) as artifact:
-        section = choose_section(artifact, backend)
+        section = choose_section(artifact, backend, device)
         listing, stored = read_section(artifact, section)
-        with announced(f"Loading {file}"):
-            options = LoadOptions(threads=threads, observe=True)
+        with Loading(file) as loading:
+            options = loading.options(threads=threads, observe=True)
             name, executable = open_section(artifact, section.backend, options)
         progress = Progress("Profiling")
         try:

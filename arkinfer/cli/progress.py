@@ -96,6 +96,37 @@ class Progress:
                 return  # nobody listens any more
 
 
+class Steps:
+    """A line of progress for each thing that is done, one after the other; a context manager.
+
+    Args:
+        first: what is done first, of which nobody knows how far it is; "": nothing yet.
+    """
+
+    def __init__(self, first: str = "") -> None:
+        self._what = first
+        self._line = Progress(first) if first else None
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if self._line is None or what != self._what:
+            self.end()
+            self._what, self._line = what, Progress(what)
+        if total:
+            self._line(done, total)
+
+    def end(self) -> None:
+        """Takes the line away; may be called again."""
+        if self._line is not None:
+            self._line.end()
+            self._line = None
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+
 def say(sentence: str) -> None:
     """A sentence that stays."""
     print(f"note: {sentence}", file=sys.stderr, flush=True)

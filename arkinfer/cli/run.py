@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from arkinfer.cli.options import Backend, Context, Json, Model, Threads
-from arkinfer.cli.progress import Progress, announced
+from arkinfer.cli.options import Backend, Context, Device, Json, Kept, Model, Threads
+from arkinfer.cli.preparing import Loading
+from arkinfer.cli.progress import Progress
 
 if TYPE_CHECKING:
     from arkinfer.runtime.engine import Engine
@@ -58,6 +59,8 @@ def run(
     context: Context = None,
     threads: Threads = None,
     backend: Backend = None,
+    device: Device = None,
+    cache: Kept = None,
     stats: Annotated[
         bool, typer.Option("--stats", help="Say on standard error how fast it was.")
     ] = False,
@@ -74,8 +77,11 @@ def run(
     start = time.perf_counter()
     from arkinfer.runtime.engine import load
 
-    with announced(f"Loading {file}"):
-        engine = load(file, backend=backend, threads=threads, context=context)
+    with Loading(file) as loading:
+        engine = load(
+            file, backend=backend, device=device, threads=threads, context=context,
+            options=loading.options(cache=cache),
+        )  # fmt: skip
     loaded = time.perf_counter() - start
     with engine:
         wanted = {

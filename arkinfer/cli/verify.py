@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from arkinfer.cli.options import Backend, Json, Model, Threads
-from arkinfer.cli.progress import Progress
+from arkinfer.cli.options import Backend, Device, Json, Model, Threads
+from arkinfer.cli.preparing import Loading, section_for
 from arkinfer.cli.table import clean
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ MARKS = {True: "ok", None: "--"}
 def verify(
     file: Model,
     backend: Backend = None,
+    device: Device = None,
     threads: Threads = None,
     pubkey: Annotated[
         str | None,
@@ -40,7 +41,8 @@ def verify(
     from arkinfer.verify.checks import checks
 
     path, key = located(file), None if pubkey is None else _key(pubkey)
-    teller = _Teller()
+    backend = section_for(file, backend, device)
+    teller = Loading(file, "Checking the bytes")
     found: list[Check] = []
     try:
         for check in checks(
@@ -50,6 +52,7 @@ def verify(
             key=key,
             replay=not integrity_only,
             progress=teller,
+            on_prepared=teller.prepared,
         ):
             teller.end()
             found.append(check)
@@ -86,19 +89,3 @@ def _key(text: str) -> PublicKey:
     path = Path(text)
     is_key = len(text) == 56 and text.startswith("RW") and not path.exists()
     return parse_public_key(text if is_key else read_key_file(path))
-
-
-class _Teller:
-    """A line of progress for each thing that is done."""
-
-    def __init__(self) -> None:
-        self._what, self._line = "", Progress("")
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if what != self._what:
-            self.end()
-            self._what, self._line = what, Progress(what)
-        self._line(done, total)
-
-    def end(self) -> None:
-        self._line.end()

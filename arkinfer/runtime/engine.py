@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -33,6 +34,8 @@ def load(
     threads: int | None = None,
     context: int | None = None,
     executor: Executor | None = None,
+    device: str | None = None,
+    options: LoadOptions | None = None,
 ) -> Engine:
     """Opens an artifact and loads one of its sections; close it, or use it in `with`.
 
@@ -42,9 +45,11 @@ def load(
         threads: worker threads; None: what the backend finds best for this machine.
         context: room for prompt and answer, in tokens; None: all that the artifact has.
         executor: what runs the section; None: the installed one of the section's backend.
+        device: "cpu" or "gpu": the first section that runs there, instead of `backend`.
+        options: all else that there is to say of opening the section; `threads` wins over it.
 
     Raises:
-        UsageError: no such file, no section of that backend, or an impossible number.
+        UsageError: no such file, no such section, or an impossible number.
         ArtifactError: the file is damaged or needs a newer arkinfer.
         DeviceError: this device lacks what the section needs.
     """
@@ -53,8 +58,9 @@ def load(
     artifact = open_artifact(located(path))
     try:
         tokenizer = Later(partial(_tokenizer, artifact))  # while the weights are loaded
-        options = LoadOptions(threads=threads)
-        name, executable = open_section(artifact, backend, options, executor)
+        asked = options or LoadOptions()
+        asked = asked if threads is None else replace(asked, threads=threads)
+        name, executable = open_section(artifact, backend, asked, executor, device)
         try:
             return Engine(artifact, executable, tokenizer, backend=name, context=context)
         except BaseException:

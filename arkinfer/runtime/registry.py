@@ -1,23 +1,44 @@
 """Finds the executor that runs a section of an artifact: entry points, loaded on first use.
 
-Knows no backend beyond its name and the extra that installs its library.
+Knows no backend beyond its name, what it runs on and the extra that installs its library.
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, NoReturn
 
-from arkinfer.errors import ArtifactError, DeviceError, InternalError, UsageError
-from arkinfer.runtime.contract import Checker, Demand, Executable, Executor, LoadOptions
+from arkinfer.errors import ArtifactError, DeviceError, InternalError, UsageError, nearest
+from arkinfer.runtime.contract import (
+    Checker,
+    Demand,
+    Executable,
+    Executor,
+    LoadOptions,
+    Preparer,
+)
+from arkinfer.runtime.prepared import Prepared
 
 if TYPE_CHECKING:
     from arkinfer.artifact import Artifact, Section
 
 GROUP = "arkinfer.executors"
 
-EXTRAS = {"onnxruntime": "ort", "tvm": "tvm"}
+EXTRAS = {"onnxruntime": "ort", "tvm": "tvm", "tensorrt": "trt"}
 """The extra that installs what an executor of ours imports."""
+
+DEVICES = {"cpu": "the processor", "gpu": "a GPU"}
+"""What sections run on, in words."""
+
+GPU_BACKENDS = frozenset({"tensorrt"})
+"""Those whose sections run on a GPU; those of all others run on the processor."""
+
+
+def device_of(backend: str) -> str:
+    """What sections of a backend run on: one of `DEVICES`."""
+    return "gpu" if backend in GPU_BACKENDS else "cpu"
 
 
 def executors() -> dict[str, EntryPoint]:
@@ -63,11 +84,16 @@ def executor(name: str) -> Executor:
         _missing(name, error)
 
 
-def choose_section(artifact: Artifact, backend: str | None) -> Section:
-    """The section of `backend`, or the artifact's first, which is the one its target asked for.
+def choose_section(artifact: Artifact, backend: str | None, device: str | None = None) -> Section:
+    """The section that is wanted; without a wish the artifact's first, as its target asked for.
+
+    Args:
+        artifact: an open artifact.
+        backend: whose section; None: any.
+        device: what it runs on, one of `DEVICES`; None: anything.
 
     Raises:
-        UsageError: the artifact has no section of that backend.
+        UsageError: the artifact has no such section, or both were given.
         ArtifactError: the artifact has no section at all.
     """
     sections = artifact.sections
@@ -75,6 +101,8 @@ def choose_section(artifact: Artifact, backend: str | None) -> Section:
         raise ArtifactError(
             "The artifact has nothing to run", "It holds no backend's section", "Build it again"
         )
+    if device is not None:
+        return _section_on(artifact, backend, device)
     if backend is None:
         return next(iter(sections.values()))
     if backend not in sections:
@@ -86,11 +114,32 @@ def choose_section(artifact: Artifact, backend: str | None) -> Section:
     return sections[backend]
 
 
+def _section_on(artifact: Artifact, backend: str | None, device: str) -> Section:
+    if backend is not None:
+        raise UsageError(
+            "--backend and --device cannot be combined",
+            "Each of them says which section to run",
+            "Leave out one of them",
+        )
+    if device not in DEVICES:
+        raise UsageError(f'There is no device "{device}"', fix=nearest(device, DEVICES))
+    for name, section in artifact.sections.items():
+        if device_of(name) == device:
+            return section
+    fix = "without --no-cpu" if device == "cpu" else "for one: arkinfer build --target jetson-orin"
+    raise UsageError(
+        f"The artifact has no section for {DEVICES[device]}",
+        f"It was built for: {', '.join(artifact.sections)}",
+        f"Build it {fix}",
+    )
+
+
 def open_section(
     artifact: Artifact,
     backend: str | None,
     options: LoadOptions,
     using: Executor | None = None,
+    device: str | None = None,
 ) -> tuple[str, Executable]:
     """Loads the weights of a section; never falls back to another one silently.
 
@@ -99,6 +148,7 @@ def open_section(
         backend: whose section; None: that of `using`, else the artifact's first.
         options: how to open it.
         using: an executor to open it with; None: the installed one of that name.
+        device: see `choose_section`.
 
     Returns:
         The name of the section's backend, and what it runs on.
@@ -107,17 +157,28 @@ def open_section(
         UsageError, ArtifactError: see `choose_section`.
         DeviceError: this device cannot run the section; the message names what mends it.
     """
-    section = choose_section(artifact, using.name if backend is None and using else backend)
-    try:
+    if backend is None and device is None and using is not None:
+        backend = using.name
+    section = choose_section(artifact, backend, device)
+    with _offering(artifact, section, chosen=backend is not None or device is not None):
         using = using or executor(section.backend)
         return section.backend, using.open(artifact, section, options)
-    except ImportError as error:
-        try:
-            _missing(section.backend, error)
-        except DeviceError as known:
-            raise _with_others(known, artifact, section, backend) from error
-    except DeviceError as error:
-        raise _with_others(error, artifact, section, backend) from error
+
+
+def prepare_section(artifact: Artifact, section: Section, options: LoadOptions) -> Prepared | None:
+    """Makes what a section needs on this device before it is opened, unless it is there.
+
+    Returns:
+        What was made or found; None: sections of that backend need nothing.
+
+    Raises:
+        DeviceError, ArtifactError, UsageError, ResourceError: see `contract.Preparer.prepare`.
+    """
+    with _offering(artifact, section, chosen=True):
+        using = executor(section.backend)
+        if not isinstance(using, Preparer):
+            return None
+        return using.prepare(artifact, section, options)
 
 
 def check_section(artifact: Artifact, section: Section) -> Demand | None:
@@ -139,16 +200,26 @@ def check_section(artifact: Artifact, section: Section) -> Demand | None:
         _missing(section.backend, error)
 
 
-def _with_others(
-    error: DeviceError, artifact: Artifact, section: Section, backend: str | None
-) -> DeviceError:
-    """The same error; when nobody chose the section, its fix also names the other ones."""
+@contextmanager
+def _offering(artifact: Artifact, section: Section, *, chosen: bool) -> Generator[None, None, None]:
+    """Errors of a device also name another section: on the processor, or where none was chosen."""
     others = [name for name in artifact.sections if name != section.backend]
-    if backend is not None or not others:
-        return error
-    fix = error.fix if error.fix.endswith((".", "?", "!")) or not error.fix else error.fix + "."
-    hint = f'Or run another section of the artifact: backend "{others[0]}".'
-    return DeviceError(error.what, error.why, f"{fix} {hint}".strip())
+    hint = ""
+    if device_of(section.backend) == "gpu" and any(device_of(name) == "cpu" for name in others):
+        hint = "Or run the artifact's section for the processor: --device cpu."
+    elif others and not chosen:
+        hint = f'Or run another section of the artifact: backend "{others[0]}".'
+    try:
+        try:
+            yield
+        except ImportError as error:
+            _missing(section.backend, error)
+    except DeviceError as error:
+        if not hint:
+            raise
+        fix = error.fix
+        fix += "." if fix and not fix.endswith((".", "?", "!")) else ""
+        raise DeviceError(error.what, error.why, f"{fix} {hint}".strip()) from error
 
 
 def _missing(name: str, error: ImportError) -> NoReturn:

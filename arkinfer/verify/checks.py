@@ -6,24 +6,22 @@ The checks in order; the first one that fails raises. Knows no backend and no te
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arkinfer.artifact import Artifact, open_artifact, verify_artifact
 from arkinfer.artifact.sign import check_signature, signature_of
 from arkinfer.errors import ArtifactError
+from arkinfer.runtime.prepared import OnProgress, Prepared
 
 if TYPE_CHECKING:
     from arkinfer.artifact import Section
     from arkinfer.artifact.minisign import PublicKey
-    from arkinfer.runtime.contract import Executable
+    from arkinfer.runtime.contract import Executable, LoadOptions
     from arkinfer.verify.golden import Answer, Distance, Golden
     from arkinfer.verify.localize import Off
     from arkinfer.verify.tolerance import Tolerance
-
-OnProgress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is, and how much there is."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,7 @@ def checks(
     key: PublicKey | None = None,
     replay: bool = True,
     progress: OnProgress = lambda what, done, total: None,
+    on_prepared: Callable[[Prepared], object] | None = None,
 ) -> Iterator[Check]:
     """Checks a file, one thing after the other; each is given when it is found right.
 
@@ -61,6 +60,7 @@ def checks(
         key: who must have signed; None: nobody.
         replay: whether to run the model.
         progress: see `OnProgress`.
+        on_prepared: see `runtime.contract.LoadOptions`.
 
     Raises:
         ArtifactError: the file is damaged, not signed by that key, or answers otherwise than it
@@ -73,7 +73,10 @@ def checks(
     with open_artifact(path) as artifact:
         yield _signature(artifact, key)
         if replay:
-            yield from _golden(artifact, backend, threads, progress)
+            from arkinfer.runtime.contract import LoadOptions
+
+            options = LoadOptions(threads, on_progress=progress, on_prepared=on_prepared)
+            yield from _golden(artifact, backend, options, progress)
 
 
 def _integrity(path: Path, progress: OnProgress) -> Check:
@@ -101,9 +104,8 @@ def _signature(artifact: Artifact, key: PublicKey | None) -> Check:
 
 
 def _golden(
-    artifact: Artifact, backend: str | None, threads: int | None, progress: OnProgress
+    artifact: Artifact, backend: str | None, options: LoadOptions, progress: OnProgress
 ) -> Iterator[Check]:
-    from arkinfer.runtime.contract import LoadOptions
     from arkinfer.runtime.registry import choose_section, open_section
     from arkinfer.verify.golden import ENTRY, read_golden
     from arkinfer.verify.tolerance import tolerances
@@ -113,14 +115,14 @@ def _golden(
         return
     section = choose_section(artifact, backend)
     allowed = tolerances(artifact.manifest, section.backend, section.activations)
-    _, executable = open_section(artifact, backend, LoadOptions(threads=threads))
+    _, executable = open_section(artifact, backend, options)
     try:
         golden = read_golden(artifact, executable.vocab_size)
         assert golden is not None
         found = _replay(executable, golden, progress)
     finally:
         executable.close()
-    one = _Device(artifact, section, threads, golden, allowed["reference"])
+    one = _Device(artifact, section, options, golden, allowed["reference"])
     yield one.judged("reference", found, allowed["reference"])
     if (values := one.values()) is not None:
         yield values
@@ -158,11 +160,11 @@ class _Device:
         self,
         artifact: Artifact,
         section: Section,
-        threads: int | None,
+        options: LoadOptions,
         golden: Golden,
         allowed: Tolerance,
     ) -> None:
-        self.artifact, self.section, self.threads = artifact, section, threads
+        self.artifact, self.section, self.options = artifact, section, options
         self.golden, self.allowed = golden, allowed
 
     def judged(
@@ -218,14 +220,13 @@ class _Device:
         return Check("values", True, text, facts)
 
     def _values(self) -> list[Off]:
-        from arkinfer.runtime.contract import LoadOptions
         from arkinfer.runtime.registry import open_section
         from arkinfer.verify.localize import errors_of_values, jumps
 
         known = self.golden.values.get(self.section.backend, ())
         if not known or "short" not in self.golden.prompts:
             return []
-        options = LoadOptions(threads=self.threads, observe=True)
+        options = replace(self.options, observe=True)
         _, executable = open_section(self.artifact, self.section.backend, options)
         try:
             return jumps(errors_of_values(executable, self.golden.prompts["short"], known))

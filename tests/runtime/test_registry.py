@@ -155,3 +155,13 @@ def test_a_failed_load_closes_what_it_opened(tmp_path: Path, artifact: Path):
 
     failure(UsageError, artifact, executor=Watched(), context=99999)
     assert opened[0].closed
+
+
+def test_the_first_section_on_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(write_plugin(tmp_path / "site"))
+    path = write_artifact(tmp_path / "m.ark", backends=("tensorrt", "bigram", "reference"))
+    with open_artifact(path) as artifact:
+        assert registry.choose_section(artifact, None, "gpu").backend == "tensorrt"
+        assert registry.choose_section(artifact, None, "cpu").backend == "bigram"
+    with arkinfer.load(path, device="cpu", options=LoadOptions(observe=True)) as engine:
+        assert engine.backend == "bigram"
