@@ -7,9 +7,12 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from arkinfer.words import duration
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _FIRST = 2.0
 """Seconds for which a task is silent."""
@@ -120,7 +123,7 @@ class Steps:
             self._line.end()
             self._line = None
 
-    def __enter__(self) -> Steps:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-OnProgress: TypeAlias = Callable[[str, int, int], object]
+OnProgress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is being done, e.g. "Building the engine", how much of it is done, and how much
 there is in all; 0 of 0: nobody can know."""
 
