@@ -6,15 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
 import onnx
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper
 
 from arkinfer.artifact import open_artifact
-from arkinfer_trt.kernels.gemv import Gemv
-from arkinfer_trt.kernels.node import DOMAIN, gemv_node
 from arkinfer_trt.section import TensorRTSection
-from tests.backends.trt.runner import runnable
 
 
 def networks(path: Path) -> dict[str, tuple[ModelProto, set[str]]]:
@@ -29,25 +25,6 @@ def networks(path: Path) -> dict[str, tuple[ModelProto, set[str]]]:
         name: (model, constant & {value.name for value in model.graph.input})
         for name, model in models.items()
     }
-
-
-def filled(path: Path) -> ModelProto:
-    """The network with int4 by DequantizeLinear, after the executor has put constants in it, whose
-    numbers are elsewhere."""
-    with open_artifact(path) as artifact:
-        model, _ = runnable(artifact, artifact.sections["tensorrt"], "native")
-    del model.functions[:]
-    inputs = {value.name for value in model.graph.input}
-    made = {tensor.name for tensor in model.graph.initializer}
-    for tensor in model.graph.initializer:
-        if tensor.name in inputs:
-            tensor.ClearField("raw_data")
-            tensor.data_location = onnx.TensorProto.EXTERNAL
-            tensor.external_data.add(key="location", value="weights")
-    kept = [value for value in model.graph.input if value.name not in made]
-    del model.graph.input[:]
-    model.graph.input.extend(kept)
-    return model
 
 
 class Broken:
@@ -68,8 +45,10 @@ class Broken:
             if n.op_type == op and n.name.rpartition("/")[0].endswith(path)
         )
 
-    def tensor(self, name: str) -> onnx.TensorProto:
-        return next(t for t in self.graph.initializer if t.name == name)
+    def weight(self, index: int) -> onnx.ValueInfoProto:
+        """An input of the first DequantizeLinear."""
+        name = self.node("DequantizeLinear").input[index]
+        return next(value for value in self.graph.input if value.name == name)
 
     def before(self, node: NodeProto, index: int, op: str, **attributes: Any) -> NodeProto:
         """Puts an op of one input between a node and its input."""
@@ -93,50 +72,12 @@ class Broken:
         del node.attribute[:]
         node.attribute.extend([*kept, *made])
 
-    def shape(self, name: str) -> list[int]:
-        return list(self.tensor(name).dims)
-
-    def reshape(self, name: str, shape: list[int]) -> None:
-        """Of a constant, of which only the shape matters."""
-        del self.tensor(name).dims[:]
-        self.tensor(name).dims.extend(shape)
-
-    def retype(self, name: str, dtype: int) -> None:
-        self.tensor(name).data_type = dtype
-
-    def fill(self, name: str, values: npt.NDArray[Any]) -> None:
-        """Numbers of a constant, in the network itself."""
-        self.tensor(name).CopyFrom(numpy_helper.from_array(values, name))
-
-    def weights_as_inputs(self, op: str) -> list[str]:
-        """Turns constants that such nodes read into inputs, and names them."""
-        read = {name for node in self.graph.node if node.op_type == op for name in node.input}
-        found = [tensor for tensor in self.graph.initializer if tensor.name in read]
-        for tensor in found:
-            kind = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            self.graph.input.append(kind)
-            self.graph.initializer.remove(tensor)
-        return [kind.name for kind in self.graph.input if kind.name in read]
-
-    def plugin(self) -> NodeProto:
-        """A product by the GEMV plug-in in the place of one by DequantizeLinear."""
-        dequantized = self.node("DequantizeLinear")
-        matmul = next(n for n in self.graph.node if dequantized.output[0] in n.input)
-        inputs, width = self.tensor(dequantized.input[0]).dims
-        gemv = Gemv(4, 32, inputs, width)
-        for name, (dtype, shape) in gemv.parts().items():
-            kind = {"int32": onnx.TensorProto.INT32, "float16": onnx.TensorProto.FLOAT16}[dtype]
-            self.graph.input.append(helper.make_tensor_value_info(name, kind, shape))
-        made = gemv_node(gemv, [matmul.input[0], "words", "scale"], matmul.output[0], matmul.name)
-        made.metadata_props.extend(matmul.metadata_props)
-        kind = helper.make_tensor_value_info(
-            matmul.output[0], onnx.TensorProto.FLOAT16, [1, "T", width]
-        )
-        self.graph.value_info.append(kind)
-        self.model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-        matmul.CopyFrom(made)
-        self.graph.node.remove(dequantized)
-        return matmul
+    def reshape(self, index: int, shape: list[int]) -> None:
+        """Of an input of the first DequantizeLinear."""
+        kind = self.weight(index).type.tensor_type
+        kind.ClearField("shape")
+        for size in shape:
+            kind.shape.dim.add(dim_value=size)
 
 
 Seed = Callable[[Broken], None]

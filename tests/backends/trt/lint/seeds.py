@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
-import numpy as np
 from onnx import TensorProto, helper
 
 from arkinfer_trt.kernels.node import gemv_function
 from tests.backends.trt.lint.networks import Broken, Seed
 
-SEEDS: dict[str, tuple[Seed, str]] = {}
-"""By name: what is done to the network, and the line that is expected."""
+SEEDS: dict[str, tuple[str, Seed, str]] = {}
+"""By name: the network, what is done to it, and the line that is expected."""
 
 ATTENTION = "attn.dense at model.layers.0.self_attn (Attention)"
 SCATTER = "cache.append at model.layers.0.self_attn (TensorScatter)"
@@ -20,9 +20,9 @@ INT4 = f"{LINEAR} (DequantizeLinear)"
 GEMV = f"{LINEAR} (ArkGemv)"
 
 
-def seed(line: str) -> Callable[[Seed], Seed]:
+def seed(line: str, network: str = "native") -> Callable[[Seed], Seed]:
     def register(function: Seed) -> Seed:
-        SEEDS[function.__name__] = function, line
+        SEEDS[function.__name__] = network, function, line
         return function
 
     return register
@@ -239,20 +239,21 @@ def scales_that_are_computed(network: Broken) -> None:
 
 @seed(f"{INT4}: some of its scales are not positive; a group of zeros has any other [int4-scale]")
 def a_scale_of_zero(network: Broken) -> None:
-    name = network.node("DequantizeLinear").input[1]
-    network.fill(name, np.zeros(network.shape(name), np.float16))
+    scale = network.weight(1)
+    shape = [size.dim_value for size in scale.type.tensor_type.shape.dim]
+    network.constant(scale.name, TensorProto.FLOAT16, shape, [0.0] * math.prod(shape))
 
 
 @seed(f"{INT4}: its codes are i4 [128, 256] and its scales f16 [256]; they have to have as many "
       "axes [int4-blocks]")  # fmt: skip
 def a_scale_for_each_column(network: Broken) -> None:
-    network.reshape(network.node("DequantizeLinear").input[1], [256])
+    network.reshape(1, [256])
 
 
 @seed(f"{INT4}: its codes are i4 [128, 256] and its scales f16 [4, 8]; they differ along one axis, "
       "the last or that before [int4-blocks]")  # fmt: skip
 def blocks_along_two_axes(network: Broken) -> None:
-    network.reshape(network.node("DequantizeLinear").input[1], [4, 8])
+    network.reshape(1, [4, 8])
 
 
 @seed(f"{INT4}: blocks of 64 along axis 0 do not fit 128 codes with 4 scales along axis 0 "
@@ -263,50 +264,48 @@ def blocks_of_another_size(network: Broken) -> None:
 
 @seed(f"{INT4}: it has 129 codes; two share a byte, so there has to be another [int4-even]")
 def an_odd_number_of_codes(network: Broken) -> None:
-    codes, scale = network.node("DequantizeLinear").input[:2]
-    network.reshape(codes, [129, 1])
-    network.reshape(scale, [1, 1])
+    network.reshape(0, [129, 1])
+    network.reshape(1, [1, 1])
 
 
 @seed(f"{INT4}: x is i8; TensorRT takes i4; {SYMMETRIC} [types]")
 def codes_of_eight_bits(network: Broken) -> None:
-    network.retype(network.node("DequantizeLinear").input[0], TensorProto.INT8)
+    network.weight(0).type.tensor_type.elem_type = TensorProto.INT8
 
 
 @seed(f"{LINEAR} (Softmax): TensorRT's parser has an op Softmax of its own, and goes by the name "
-      "alone; the plug-in needs another [plugin-name]")  # fmt: skip
+      "alone; the plug-in needs another [plugin-name]", "gemv")  # fmt: skip
 def a_plugin_with_the_name_of_an_op(network: Broken) -> None:
-    network.plugin().op_type = "Softmax"
+    network.node("ArkGemv").op_type = "Softmax"
 
 
 @seed(f"{LINEAR} (ArkScore): there is no plug-in arkinfer::ArkScore; there is arkinfer::ArkGemv "
-      "[plugin-name]")  # fmt: skip
+      "[plugin-name]", "gemv")  # fmt: skip
 def a_plugin_that_is_not_ours(network: Broken) -> None:
-    network.plugin().op_type = "ArkScore"
+    network.node("ArkGemv").op_type = "ArkScore"
 
 
-@seed(f"{GEMV}: aot is None, by which it is found; it is 1 [plugin-attributes]")
+@seed(f"{GEMV}: aot is None, by which it is found; it is 1 [plugin-attributes]", "gemv")
 def a_plugin_that_is_compiled_on_the_board(network: Broken) -> None:
-    network.set(network.plugin(), aot=None)
+    network.set(network.node("ArkGemv"), aot=None)
 
 
-@seed(f"{GEMV}: The attribute matrix has to be a list of four integers [plugin-attributes]")
+@seed(f"{GEMV}: The attribute matrix has to be a list of four integers [plugin-attributes]", "gemv")
 def a_plugin_with_a_number_for_an_attribute(network: Broken) -> None:
-    network.set(network.plugin(), matrix=4)
+    network.set(network.node("ArkGemv"), matrix=4)
 
 
-@seed(f"{GEMV}: x is f32 [1, ?, 128]; the kernel has f16 [1, ?, 128] [plugin-types]")
+@seed(f"{GEMV}: x is f32 [1, ?, 128]; the kernel has f16 [1, ?, 128] [plugin-types]", "gemv")
 def a_plugin_that_reads_float32(network: Broken) -> None:
-    network.before(network.plugin(), 0, "Cast", to=TensorProto.FLOAT)
+    network.before(network.node("ArkGemv"), 0, "Cast", to=TensorProto.FLOAT)
 
 
-@seed(f"{GEMV}: words is i32 [64, 16, 4]; the kernel has i32 [64, 4, 4] [plugin-shapes]")
+@seed(f"{GEMV}: words is i32 [64, 16, 4]; the kernel has i32 [64, 4, 4] [plugin-shapes]", "gemv")
 def a_plugin_with_the_attribute_of_another(network: Broken) -> None:
-    network.set(network.plugin(), matrix=[4, 32, 32, 256])
+    network.set(network.node("ArkGemv"), matrix=[4, 32, 32, 256])
 
 
 @seed("The function ArkGemv: TensorRT puts it in the place of nodes of that name, plug-ins among "
-      "them; remove it [functions]")  # fmt: skip
+      "them; remove it [functions]", "gemv")  # fmt: skip
 def a_function_in_the_place_of_a_plugin(network: Broken) -> None:
-    network.plugin()
     network.model.functions.append(gemv_function(24))
