@@ -6,12 +6,13 @@ Knows no check.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from arkinfer.cli.options import Backend, Context, Json
-from arkinfer.cli.progress import announced
+from arkinfer.cli.options import Backend, Context, Device, Json
+from arkinfer.cli.progress import Steps, announced, say
 
 if TYPE_CHECKING:
     from arkinfer.doctor.examine import Diagnosis
@@ -29,7 +30,15 @@ def doctor(
         ),
     ] = None,
     backend: Backend = None,
+    device: Device = None,
     context: Context = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also run the file, and write all that is to know here for somebody far away.",
+            show_default=False,
+        ),
+    ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show how each thing was found out.")
     ] = False,
@@ -40,20 +49,42 @@ def doctor(
     With a file: which of its sections runs here, why the others do not, and whether there is
     memory for it. Nothing is changed. Exit code 4: nothing, or not the file, runs here.
 
-    Example: arkinfer doctor model.ark
+    Example: arkinfer doctor model.ark --report report.json
     """
-    diagnosis = _examine(file, backend, context)
+    if report is not None and file is None:
+        file = "demo"
+        say("no file was named, so that the report is about demo")
+    diagnosis = _examine(file, backend, device, context)
     if json:
         from json import dumps
 
         print(dumps(diagnosis.to_json(), indent=2))
     else:
         _print(diagnosis, verbose)
+    if report is not None and file is not None:
+        _report(report, file, diagnosis)
     if not diagnosis.ok:
         raise typer.Exit(DEVICE)
 
 
-def _examine(file: str | None, backend: str | None, context: int | None) -> Diagnosis:
+def _report(path: Path, file: str, diagnosis: Diagnosis) -> None:
+    """Says on standard error where it is: standard output may be JSON."""
+    from arkinfer.doctor.host import Host
+    from arkinfer.doctor.report import write_report
+    from arkinfer.runtime.demo import located
+
+    with Steps() as steps:
+        made = write_report(
+            path, Host(), Path(located(file)), diagnosis,
+            lambda what: steps(f"Report: {what}", 0, 0),
+        )  # fmt: skip
+    missing = f"; not to be had here: {', '.join(made.missing)}" if made.missing else ""
+    say(f"the report is in {path}{missing}")
+
+
+def _examine(
+    file: str | None, backend: str | None, device: str | None, context: int | None
+) -> Diagnosis:
     from arkinfer.doctor.examine import examine, examine_artifact
     from arkinfer.doctor.host import Host
     from arkinfer.errors import UsageError
@@ -64,9 +95,10 @@ def _examine(file: str | None, backend: str | None, context: int | None) -> Diag
             from arkinfer.runtime.demo import located
 
             with open_artifact(located(file)) as artifact:
-                return examine_artifact(Host(), artifact, backend, context)
-        if backend is not None or context is not None:
-            raise UsageError("--backend and --context are about a file", fix="Name an .ark file")
+                return examine_artifact(Host(), artifact, backend, context, device)
+        for name, value in (("--backend", backend), ("--device", device), ("--context", context)):
+            if value is not None:
+                raise UsageError(f"{name} is about a file", fix="Name an .ark file")
         return examine(Host())
 
 

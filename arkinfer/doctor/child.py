@@ -22,10 +22,13 @@ def package(name: str) -> dict[str, Any]:
 
 
 def executor(name: str) -> dict[str, Any]:
-    """Makes the executor of a backend, as `arkinfer run` does."""
+    """Makes the executor of a backend, as `arkinfer run` does, and lets it look at the device."""
     from arkinfer.runtime import registry
+    from arkinfer.runtime.contract import DeviceChecker
 
-    registry.executor(name)
+    found = registry.executor(name)
+    if isinstance(found, DeviceChecker):
+        found.check_device()
     return {}
 
 

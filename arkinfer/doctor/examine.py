@@ -94,6 +94,7 @@ def examine_artifact(
     artifact: Artifact,
     backend: str | None = None,
     context: int | None = None,
+    device: str | None = None,
 ) -> Diagnosis:
     """Whether and how an artifact runs here.
 
@@ -102,6 +103,7 @@ def examine_artifact(
         artifact: an open one.
         backend: the section that is wanted; None: the artifact's first, as `arkinfer run` does.
         context: tokens that its caches shall hold; None: all that it was built for.
+        device: "cpu" or "gpu": the first section that runs there, instead of `backend`.
 
     Raises:
         UsageError: the artifact has no section of that backend, or not so long a context.
@@ -109,7 +111,7 @@ def examine_artifact(
     """
     from arkinfer.runtime.registry import choose_section
 
-    wanted = choose_section(artifact, backend).backend
+    wanted = choose_section(artifact, backend, device).backend
     longest = artifact.manifest["context"]
     if context is not None and not 1 <= context <= longest:
         raise UsageError(
@@ -120,7 +122,8 @@ def examine_artifact(
     found = sections.check_sections(host, artifact)
     by_name = {section.backend: section for section in found}
     runs = [section.backend for section in found if section.runs]
-    chosen = wanted if by_name[wanted].runs else next(iter(runs), None) if not backend else None
+    others = () if backend or device else runs
+    chosen = wanted if by_name[wanted].runs else next(iter(others), None)
     room: list[Finding] = []
     if chosen is not None:
         room = [_room(host, by_name[chosen], context or longest, artifact)]
@@ -148,12 +151,22 @@ def _summary(
     if chosen == wanted:
         head = f"{name} runs here by {chosen}"
     elif chosen is not None:
-        head = f"{name} runs here with --backend {chosen} only"
+        head = f"{name} runs here with {_asking_for(chosen, found)} only"
     else:
         head = f"{name} does not run here"
         if room and room[0].state == "broken":
             reasons.insert(0, f"its weights do not fit: {room[0].detail}")
     return "; ".join([head, *reasons]) + "."
+
+
+def _asking_for(chosen: str, found: list[SectionState]) -> str:
+    """The option that takes a section which is not the first."""
+    from arkinfer.runtime.registry import device_of
+
+    device = device_of(chosen)
+    first = next(one.backend for one in found if device_of(one.backend) == device)
+    differs = device_of(found[0].backend) != device
+    return f"--device {device}" if first == chosen and differs else f"--backend {chosen}"
 
 
 def _run_checks(host: Host, checks: Mapping[str, tuple[Check, ...]]) -> list[Group]:

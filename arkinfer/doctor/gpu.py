@@ -26,6 +26,12 @@ def check(host: Host) -> list[Finding]:
     return [gpu] if gpu.state == "missing" else [gpu, _tensorrt(host, "")]
 
 
+def is_there(host: Host) -> bool:
+    """Whether this machine has a GPU of NVIDIA's, with a driver or without."""
+    driver = host.read("proc/driver/nvidia/version") is not None
+    return driver or read_jetson(host.root) is not None or any(_cards(host))
+
+
 def _board(host: Host) -> Finding | None:
     """A Jetson's model and release; None: it is no Jetson."""
     board = read_jetson(host.root)

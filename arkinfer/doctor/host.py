@@ -80,11 +80,15 @@ class Host:
         environ = {**self.environ, "LC_ALL": "C", "LANGUAGE": "C"}
         return run(command, seconds=self.seconds, environ=environ, folder=folder)
 
+    def arkinfer(self, *words: str, module: str = "arkinfer") -> Outcome:
+        """Runs a command of arkinfer in a process that may crash or hang, by this same Python."""
+        environ = {**self.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        command = [sys.executable, "-X", "faulthandler", "-m", module, *words]
+        return run(command, seconds=self.seconds, environ=environ)
+
     def ask(self, *question: str) -> Answer:
         """Asks `arkinfer.doctor.child` in a process that may crash or hang."""
-        environ = {**self.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        command = [sys.executable, "-X", "faulthandler", "-m", "arkinfer.doctor.child", *question]
-        outcome = run(command, seconds=self.seconds, environ=environ)
+        outcome = self.arkinfer(*question, module="arkinfer.doctor.child")
         notes = tuple(outcome.err.strip().splitlines()[-20:])
         if outcome.hung:
             return Answer("not known", detail=outcome.problem, notes=notes)

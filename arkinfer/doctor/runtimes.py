@@ -10,15 +10,16 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from arkinfer import __version__
+from arkinfer.doctor import gpu
 from arkinfer.doctor.finding import Finding
 from arkinfer.doctor.host import Host
 from arkinfer.doctor.install import pip
-from arkinfer.runtime.registry import EXTRAS, executors
+from arkinfer.runtime.registry import EXTRAS, device_of, executors
 from arkinfer.runtime.versions import satisfies
 
 ITSELF = "arkinfer"
 
-MODULES = {"apache-tvm": "tvm"}
+MODULES = {"apache-tvm": "tvm", "cuda-bindings": "cuda.bindings"}
 """What a package is imported as, where that is not its name."""
 
 _REQUIREMENT = re.compile(
@@ -52,6 +53,8 @@ def itself(host: Host) -> Finding:
 
 
 def _executor(host: Host, name: str) -> Finding:
+    if device_of(name) == "gpu" and not gpu.is_there(host):
+        return Finding(name, "missing", "there is no NVIDIA GPU here")  # which nothing mends
     answer = host.ask("executor", name)
     if answer.state != "ok":
         return Finding(name, answer.state, answer.detail, answer.fix, answer.notes)

@@ -260,6 +260,20 @@ class Checker(Protocol):
 
 
 @runtime_checkable
+class DeviceChecker(Protocol):
+    """What an executor may offer whose sections do not run on every device."""
+
+    def check_device(self) -> None:
+        """Whether this device can run sections of the backend at all.
+
+        Raises:
+            DeviceError: it cannot; the message names what mends it.
+            ImportError: a package that all its sections need is missing.
+        """
+        ...
+
+
+@runtime_checkable
 class Preparer(Protocol):
     """What an executor may offer whose sections are finished on the device: to do so beforehand.
 

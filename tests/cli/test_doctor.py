@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from arkinfer.artifact import Section
 from tests.cli.conftest import Result
 from tests.doctor.test_sections import ort, tvm, write
 
@@ -77,7 +78,7 @@ def test_verbose_says_how_it_was_found_out(ark: Ark):
     ("words", "code", "text"),
     [
         (["nothing.ark"], 2, 'There is no file "nothing.ark". Check the path.'),
-        (["--backend", "tvm"], 2, "--backend and --context are about a file. Name an .ark file."),
+        (["--backend", "tvm"], 2, "--backend is about a file. Name an .ark file."),
         (["demo", "--backend", "tensorrt"], 2,
          'The artifact has no section for the backend "tensorrt"'),
         (["demo", "--context", "9000"], 2, "The context cannot be 9000 tokens. The artifact was "
@@ -100,3 +101,37 @@ def test_a_file_of_another_version_or_none_at_all(ark: Ark, tmp_path: Path):
     newer.write_bytes(data)
     result = ark("doctor", newer)
     assert (result.code, "Install" in result.err or "damaged" in result.err) == (1, True)
+
+
+def test_a_report(ark: Ark, tmp_path: Path):
+    result = ark("doctor", "--report", tmp_path / "r.json", "--json")
+    assert result.code == 0
+    assert json.loads(result.out)["backend"] == "onnxruntime"
+    lines = result.err.splitlines()
+    assert lines[0] == "note: no file was named, so that the report is about demo"
+    assert lines[-1].startswith(f"note: the report is in {tmp_path}/r.json; not to be had here: ")
+    facts = json.loads((tmp_path / "r.json").read_text())
+    assert facts["finished"] is True
+    assert facts["gpu"] == {"missing": "the file has no section for a GPU"}
+    verified = facts["cpu"]["verify"]["answer"]
+    assert {c["name"]: c["ok"] for c in verified["checks"]} == {
+        "integrity": True, "signature": None, "reference": True, "values": True, "source": True,
+    }  # fmt: skip
+
+
+def test_a_report_of_a_file_that_does_not_run(ark: Ark, tmp_path: Path):
+    """It is about what is there all the same, and the exit code stays what it was."""
+    path = write(tmp_path / "m.ark", ort(">=9"))
+    assert ark("doctor", path, "--report", tmp_path / "r.json").code == 4
+    facts = json.loads((tmp_path / "r.json").read_text())
+    assert facts["cpu"]["missing"].startswith("onnxruntime does not run here: The artifact needs ")
+    assert (facts["diagnosis"]["ok"], facts["finished"]) == (False, True)
+
+
+def test_another_device_is_named_by_its_option(ark: Ark, tmp_path: Path):
+    path = write(tmp_path / "m.ark", Section("tensorrt", {}, {}, ()), ort(), tvm())
+    first = ark("doctor", path).out.splitlines()[0]
+    assert first.startswith("m.ark runs here with --device cpu only; tensorrt does not: ")
+    asked = ark("doctor", path, "--device", "gpu")
+    assert (asked.code, asked.out.splitlines()[0][:24]) == (4, "m.ark does not run here;")
+    assert ark("doctor", path, "--device", "cpu").code == 0

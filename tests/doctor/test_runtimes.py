@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -39,13 +40,35 @@ def find(findings: list[Finding], name: str) -> Finding:
 
 def test_this_machine_runs_what_its_tests_run(make_host: Hosts):
     findings = runtimes.check(make_host(real=True))
-    assert {f.name: f.state for f in findings} == {
+    assert {f.name: f.state for f in findings if f.name != "tensorrt"} == {
         "arkinfer": "ok", "onnxruntime": "ok", "reference": "ok", "tvm": "ok",
     }  # fmt: skip
     import onnxruntime
 
     assert find(findings, "reference").detail == ""
     assert find(findings, "onnxruntime").detail == f"onnxruntime {onnxruntime.__version__}"
+
+
+def test_an_executor_for_gpus_is_no_gap_where_there_is_none(
+    make_host: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    known = {"tensorrt": EntryPoint("tensorrt", "tests.runtime.preparing:LackingExecutor", "g")}
+    monkeypatch.setattr(runtimes, "executors", lambda: known)
+    found = find(runtimes.check(make_host()), "tensorrt")
+    assert (found.state, found.detail) == ("missing", "there is no NVIDIA GPU here")
+    assert not found.gap
+
+
+def test_an_executor_says_what_its_device_lacks(
+    make_host: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(
+        write_plugin(tmp_path / "lacking", value="tests.runtime.preparing:LackingExecutor")
+    )
+    found = find(runtimes.check(make_host()), "bigram")
+    assert (found.state, found.gap) == ("missing", True)
+    assert found.detail == "This machine has no TensorRT. The section needs it"
+    assert found.fix == "Install it"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 from arkinfer.artifact import Artifact, Section
 from arkinfer.errors import DeviceError, UsageError
 from arkinfer.machine.folders import cache_folder
-from arkinfer.runtime.contract import LoadOptions
+from arkinfer.runtime.contract import Demand, LoadOptions
 from arkinfer.runtime.prepared import Choice, Prepared
 from tests.runtime.bigram import BigramExecutable, BigramExecutor
 
@@ -76,5 +76,13 @@ class PreparingExecutor(BigramExecutor):
 class LackingExecutor(PreparingExecutor):
     """Finds nothing that it needs on this device."""
 
-    def prepare(self, artifact: Artifact, section: Section, options: LoadOptions) -> Prepared:
+    def check_device(self) -> None:
         raise DeviceError("This machine has no TensorRT", "The section needs it", "Install it")
+
+    def prepare(self, artifact: Artifact, section: Section, options: LoadOptions) -> Prepared:
+        self.check_device()
+        raise AssertionError("the check refuses")
+
+    def check(self, artifact: Artifact, section: Section) -> Demand:
+        self.check_device()
+        raise AssertionError("the check refuses")
