@@ -94,12 +94,11 @@ class Cuda:
     def upload(self, address: int, array: Array) -> None:
         """Copies from any host memory to the device, and waits until that is done."""
         source = np.ascontiguousarray(array)
-        kind = self._api.cudaMemcpyKind.cudaMemcpyHostToDevice
-        done = self._api.cudaMemcpy(address, source.ctypes.data, source.nbytes, kind)
-        self._check(done[0], "copy weights to the device")
+        self.copy_in(address, source.ctypes.data, source.nbytes)
+        self.wait()
 
     def copy_in(self, device: int, host: int, nbytes: int) -> None:
-        """From pinned memory to the device, in the stream."""
+        """From host memory, pinned where nobody waits, to the device, in the stream."""
         kind = self._api.cudaMemcpyKind.cudaMemcpyHostToDevice
         done = self._api.cudaMemcpyAsync(device, host, nbytes, kind, self.stream)
         self._check(done[0], "copy to the device")
@@ -112,7 +111,12 @@ class Cuda:
 
     def wait(self) -> None:
         """Until all that is in the stream is done."""
-        self._check(self._api.cudaStreamSynchronize(self.stream)[0], "run the network")
+        self._check(self._api.cudaStreamSynchronize(self.stream)[0], "finish its work")
+
+    def drain(self) -> None:
+        """Waits as `wait` does, where an error has been told already."""
+        self._api.cudaStreamSynchronize(self.stream)
+        self._api.cudaGetLastError()
 
     def capture(self, work: Callable[[], object]) -> Graph:
         """What `work` puts into the stream as a graph; nothing of it runs.

@@ -10,20 +10,8 @@ from arkinfer import ir
 from arkinfer.backend import Footprint
 from arkinfer.ir import QuantizedType
 from arkinfer.targets import Target
-from arkinfer_trt import support
+from arkinfer_trt import memory, support
 from arkinfer_trt.kernels.gemv import Gemv
-
-MIB = 1 << 20
-
-RUNTIME = 700 * MIB
-"""Of the runner, CUDA's context and TensorRT's libraries; assumed."""
-
-ENGINE = 1.03
-"""Bytes of an engine for each byte of its constants; assumed: what tactics add is small."""
-
-BUILDING = 4.0
-"""Bytes of memory, while an engine is made, for each of its constants. Source: issue 30 of NVIDIA's
-TensorRT Edge-LLM, three to four times the parameters."""
 
 FLOATS = {"f32": ("fp32", 4), "f16": ("fp16", 2)}
 """What the network computes in -> how caches are kept, and bytes of a number in them."""
@@ -58,17 +46,16 @@ def footprint(module: ir.Module, target: Target, dtype: str) -> Footprint:
     numbers = sum(math.prod(d for d in kind.shape if isinstance(d, int)) for kind in caches)
     kept, size = FLOATS[dtype]
     found = _weights(module, size)
-    everything = RUNTIME + int((found.small + found.dense) * BUILDING)
-    fits = everything <= target.total_memory()
+    fits = memory.building(found.small + found.dense) <= target.total_memory()
     constants = found.small + (found.dense if fits else 0)
-    engine = int(constants * ENGINE)
+    engine = memory.engine(constants)
     return Footprint(
-        run=RUNTIME + engine + found.beside + (0 if fits else found.dense),
+        run=memory.RUNTIME + engine + found.beside + (0 if fits else found.dense),
         per_token=numbers * size,
         per_step=found.read,
         caches=kept,
         engine=engine,
-        prepare=RUNTIME + int(constants * BUILDING),
+        prepare=memory.building(constants),
     )
 
 

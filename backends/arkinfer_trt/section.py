@@ -16,6 +16,7 @@ have to be or may be.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
@@ -193,6 +194,12 @@ class TensorRTSection:
             weights=tuple(NetworkWeight.from_json(each) for each in facts["weights"]),
             probes=tuple(Probe.from_json(each) for each in facts["probes"]),
         )
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of the caches of one sequence."""
+        itemsize = {"float16": 2, "float32": 4}[self.dtype]
+        return itemsize * sum(math.prod(cache.shape) for cache in self.caches)
 
     def profiles(self) -> dict[str, dict[str, tuple[int, int, int]]]:
         """Least, usual and most tokens T and rows R of each optimization profile, in the order of

@@ -44,7 +44,7 @@ Array = npt.NDArray[Any]
 
 
 ROOT = Path(__file__).parents[2]
-ON_CPU = {"tensorrt": "tests.backends.trt.runner:TensorRTOnCpu"}
+ON_CPU = {"tensorrt": "tests.backends.trt.fake:TensorRTOnFake"}
 """Executors for tests alone, of backends whose artifacts need a device that is not here."""
 
 TARGETS = {"tensorrt": "jetson-orin"}
