@@ -28,7 +28,7 @@ def check(host: Host) -> list[Finding]:
     return [
         _folder("output folder", host.folder, "cd ~"),
         *check_temporary(host),
-        _folder("cache", cache_folder(host.environ), "export ARKINFER_CACHE=~/arkinfer-cache"),
+        *check_cache(host),
         _folder("hub cache", _hub(host), "export HF_HOME=~/huggingface"),
     ]
 
@@ -40,6 +40,12 @@ def _hub(host: Host) -> Path:
     if home := host.environ.get("HF_HOME"):
         return host.path(home) / "hub"
     return host.path(host.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface" / "hub"
+
+
+def check_cache(host: Host) -> list[Finding]:
+    """The folder for what builds, and executors that prepare sections, keep for the next time."""
+    folder = cache_folder(host.environ)
+    return [_folder("cache", folder, "export ARKINFER_CACHE=~/arkinfer-cache")]
 
 
 def check_temporary(host: Host) -> list[Finding]:

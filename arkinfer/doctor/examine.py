@@ -129,9 +129,18 @@ def examine_artifact(
         room = [_room(host, by_name[chosen], context or longest, artifact)]
     fits = not room or room[0].state != "broken"
     groups = [Group("sections", [section.finding for section in found] + room)]
-    groups += _run_checks(host, RUN_CHECKS)
+    groups += _run_checks(host, _checks_for(artifact))
     summary = _summary(artifact.path.name, found, wanted, chosen if fits else None, room)
     return Diagnosis(groups, summary, chosen is not None and fits, chosen if fits else None, found)
+
+
+def _checks_for(artifact: Artifact) -> dict[str, tuple[Check, ...]]:
+    """Those of every run; what sections for a GPU are finished to is kept in the cache."""
+    from arkinfer.runtime.registry import device_of
+
+    if all(device_of(name) == "cpu" for name in artifact.sections):
+        return RUN_CHECKS
+    return {**RUN_CHECKS, DISK: (*RUN_CHECKS[DISK], disk.check_cache)}
 
 
 def _room(host: Host, section: SectionState, context: int, artifact: Artifact) -> Finding:

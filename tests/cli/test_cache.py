@@ -14,6 +14,7 @@ import pytest
 from arkinfer.compiler.cache import Cache, key_of
 from arkinfer.compiler.journal import Journal
 from arkinfer.testing import make_checkpoint
+from arkinfer_trt.store import EngineKey, Store
 
 Ark = Callable[..., Any]
 
@@ -42,6 +43,18 @@ def test_ls(ark: Ark, filled: Path):
             "graphs": {"entries": 1, "bytes": 100}, "weights": {"entries": 3, "bytes": 3000},
         },
     }  # fmt: skip
+
+
+def test_engines_are_shown_and_removed(ark: Ark, own_cache: Path):
+    store = Store(own_cache)
+    key = EngineKey("ab" * 32, "10.16.2", 87, "Orin")
+    store.keep_engine(key, bytes(10_000), {})
+    store.keep_timings(key, bytes(100))
+    kinds = json.loads(ark("cache", "ls", "--json").out)["kinds"]
+    assert {name: kind["entries"] for name, kind in kinds.items()} == {"engines": 1, "timings": 1}
+    assert kinds["engines"]["bytes"] >= 10_000
+    assert ark("cache", "prune", "--all").out.startswith("dropped 2 entries, ")
+    assert store.engine(key) is None
 
 
 def test_ls_of_an_empty_one(ark: Ark, own_cache: Path, monkeypatch: pytest.MonkeyPatch):

@@ -130,8 +130,9 @@ def test_a_report_of_a_file_that_does_not_run(ark: Ark, tmp_path: Path):
 
 def test_another_device_is_named_by_its_option(ark: Ark, tmp_path: Path):
     path = write(tmp_path / "m.ark", Section("tensorrt", {}, {}, ()), ort(), tvm())
-    first = ark("doctor", path).out.splitlines()[0]
-    assert first.startswith("m.ark runs here with --device cpu only; tensorrt does not: ")
+    said = ark("doctor", path).out
+    assert said.startswith("m.ark runs here with --device cpu only; tensorrt does not: ")
+    assert re.search(r"^  ok +cache +.+ free in ", said, re.M)  # where an engine would be kept
     asked = ark("doctor", path, "--device", "gpu")
     assert (asked.code, asked.out.splitlines()[0][:24]) == (4, "m.ark does not run here;")
     assert ark("doctor", path, "--device", "cpu").code == 0

@@ -103,6 +103,16 @@ def test_a_folder_that_takes_nothing(ark: Ark, board: Path, tmp_path: Path):
     assert result.err == f"note: {tmp_path}/file/cache cannot be written\n"
 
 
+def test_run_says_on_such_a_folder_that_it_begins_anew(ark: Ark, board: Path, tmp_path: Path):
+    (tmp_path / "file").write_text("x")
+    ask = ("run", board, "hi", "--max-new-tokens", 2, "--cache", tmp_path / "file" / "cache")
+    first, second = ark(*ask).err, ark(*ask).err
+    assert first == second
+    assert first.endswith(
+        f" B, not kept, so that each run makes it\nnote: {tmp_path}/file/cache cannot be written\n"
+    )
+
+
 def test_what_is_long_is_told_on_lines_of_its_own(
     ark: Ark, tmp_path: Path, install: Install, monkeypatch: pytest.MonkeyPatch
 ):
