@@ -191,6 +191,20 @@ def compiled_together(wanted: Iterable[tuple[Gemv, AnyTile]], sm: int) -> Iterat
             yield from pool.map(compiled, *zip(*named.values(), strict=True))
 
 
+def check_cuda() -> None:
+    """Raises what `device` does where PyTorch has no GPU."""
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError("Kernels cannot be run", "PyTorch is not installed", WHERE)
+    import torch
+
+    if not torch.cuda.is_available():
+        raise DeviceError(
+            "Kernels cannot be run",
+            "PyTorch finds no CUDA device",
+            WHERE,
+        )
+
+
 def device(sm: int | None, kernels: Path | None = None) -> Device:
     """The device of this machine.
 
@@ -202,16 +216,9 @@ def device(sm: int | None, kernels: Path | None = None) -> Device:
         UsageError: PyTorch is missing.
         DeviceError: there is no GPU, or it is older than what is compiled for.
     """
-    if importlib.util.find_spec("torch") is None:
-        raise UsageError("Kernels cannot be run", "PyTorch is not installed", WHERE)
+    check_cuda()
     import torch
 
-    if not torch.cuda.is_available():
-        raise DeviceError(
-            "Kernels cannot be run",
-            "PyTorch finds no CUDA device",
-            WHERE,
-        )
     major, minor = torch.cuda.get_device_capability()
     known = [each for each in SHARED if each <= 10 * major + minor]
     if not known or (sm is not None and sm not in known):
