@@ -20,17 +20,14 @@ from benchmarks import gpu_timing
 from benchmarks.gpu import cases, compiled_together, device
 
 DECODE = (
-    *(Tile(1, 1, 4, 256), Tile(1, 1, 4, 512), Tile(1, 1, 8, 512), Tile(1, 1, 8, 1024)),
-    *(Tile(1, 1, 2, 128), Tile(1, 1, 2, 256), Tile(1, 1, 1, 64), Tile(1, 1, 1, 128)),
-    *(Tile(1, 2, 4, 256), Tile(1, 2, 2, 64), Tile(1, 2, 2, 128), Tile(1, 2, 8, 512)),
-    *(Tile(1, 2, 1, 32), Tile(1, 2, 1, 64), Tile(1, 1, 1, 32, 4), Tile(1, 2, 2, 32, 4)),
-    *(Tile(1, 4, 4, 32, 4), Tile(1, 4, 4, 32, 8), Tile(1, 8, 8, 32, 4), Tile(1, 4, 4, 128)),
-    *(DotTile(16, 4, 256, 4, 1), DotTile(16, 4, 128, 5, 1), DotTile(16, 8, 128, 4, 2)),
+    *(Tile(1, 1, 4, 256), Tile(1, 1, 8, 256), Tile(1, 1, 8, 512), Tile(1, 2, 8, 512)),
+    *(Tile(1, 1, 2, 128), Tile(1, 1, 2, 256), Tile(1, 1, 1, 128), Tile(1, 2, 4, 128)),
+    *(Tile(1, 2, 2, 64), Tile(1, 2, 2, 128), Tile(1, 2, 1, 64), Tile(1, 4, 4, 256)),
 )
 PREFILL = (
-    *(DotTile(64, 16, 64, 4, 4), DotTile(64, 32, 64, 3, 4), DotTile(64, 32, 32, 4, 4)),
-    *(DotTile(64, 32, 64, 3, 8), DotTile(128, 16, 64, 3, 4), DotTile(128, 32, 32, 3, 4)),
-    *(DotTile(128, 32, 32, 3, 8), DotTile(128, 32, 32, 4, 8), DotTile(128, 16, 32, 4, 4)),
+    *(DotTile(64, 16, 64, 4, 4), DotTile(64, 32, 64, 3, 4), DotTile(128, 16, 64, 3, 4)),
+    *(DotTile(128, 32, 32, 3, 4), DotTile(128, 32, 32, 3, 8), DotTile(128, 32, 64, 2, 8)),
+    *(DotTile(256, 16, 32, 3, 8), DotTile(256, 16, 64, 2, 8), DotTile(256, 8, 64, 2, 4)),
 )
 
 

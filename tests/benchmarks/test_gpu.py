@@ -183,7 +183,7 @@ def test_checks_compare_every_tile(
 
     lines = list(gpu.checks(run, shapes=False))
     assert len(lines) == 2 * len(TILES)
-    assert lines[0].startswith("ark_gemv_int2_g16_k2064_t1q1w4, 9 x 2064, 1 tokens: error ")
+    assert lines[0].startswith("ark_gemv_int2_g16_k2064_t1q2w4l256, 9 x 2064, 1 tokens: error ")
 
 
 @pytest.mark.parametrize("wrong", [1.01, float("nan")])
@@ -197,7 +197,7 @@ def test_a_wrong_product_fails(wrong: float) -> None:
 
     with pytest.raises(GateError) as refusal:
         list(gpu.checks(run, shapes=False))
-    assert "t1q1w2, 13 x 1056, 3 tokens: the error is " in refusal.value.what
+    assert "t1q1w4l128, 13 x 1056, 3 tokens: the error is " in refusal.value.what
 
 
 def test_timings_go_through_more_than_caches_hold() -> None:
@@ -284,7 +284,7 @@ def test_a_timing_goes_through_all_sets_of_weights(monkeypatch: pytest.MonkeyPat
 
 
 TIMING = gpu_timing.Timing(
-    "4096 x 4096", "ark_gemv_int4_g128_k4096_t1q1w4", 1, 8_400_000, 4e-6, 3e-6
+    "4096 x 4096", "ark_gemv_int4_g128_k4096_t1q2w4l256", 1, 8_400_000, 4e-6, 3e-6
 )
 
 

@@ -15,7 +15,7 @@ from itertools import product
 from arkinfer.errors import ArkError, UsageError
 from arkinfer.packing import parse_scheme
 from arkinfer_trt.kernels.compiled import SHARED, Compiled, compiled
-from arkinfer_trt.kernels.gemv import AnyTile, Gemv, tactics
+from arkinfer_trt.kernels.gemv import MOST_SHARED, AnyTile, Gemv, tactics
 
 USUAL = (
     *("int4-g128:1024", "int4-g128:4096", "int4-g128:16384"),
@@ -82,8 +82,9 @@ def faults(kernel: Compiled) -> str:
     wrong: list[str] = []
     if kernel.spilled or kernel.stack:
         wrong.append("spills registers")
-    if kernel.shared > SHARED[kernel.sm]:
-        wrong.append(f"needs more than {SHARED[kernel.sm] >> 10} KiB of shared memory")
+    most = min(MOST_SHARED, SHARED[kernel.sm])
+    if kernel.shared > most:
+        wrong.append(f"needs more than {most >> 10} KiB of shared memory")
     return ", ".join(wrong)
 
 

@@ -136,15 +136,14 @@ class Tile:
         tokens: rows of x.
         quads: sets of four rows of the matrix.
         warps: of 32 threads, which share the inputs.
-        lanes: words of a row in a step; 0: one for each thread.
-        unroll: steps whose loads may come before the first is used.
+        lanes: words of a row in a step; where they are more than threads, each loads several
+            before it uses the first.
     """
 
     tokens: int
     quads: int
     warps: int
-    lanes: int = 0
-    unroll: int = 1
+    lanes: int
 
     function: ClassVar = "ark_gemv"
 
@@ -154,9 +153,7 @@ class Tile:
 
     @property
     def name(self) -> str:
-        lanes = f"l{self.lanes}" if self.lanes else ""
-        unroll = f"u{self.unroll}" if self.unroll > 1 else ""
-        return f"t{self.tokens}q{self.quads}w{self.warps}{lanes}{unroll}"
+        return f"t{self.tokens}q{self.quads}w{self.warps}l{self.lanes}"
 
     def grid(self, gemv: Gemv, tokens: N, divide: Callable[[N, int], N]) -> tuple[N | int, N | int]:
         """Programs along the two dimensions of a launch; one may be a symbol of TensorRT's.
@@ -176,8 +173,7 @@ class Tile:
             "INPUTS": gemv.inputs,
             "TOKENS": self.tokens,
             "QUADS": self.quads,
-            "LANES": self.lanes or self.threads,
-            "UNROLL": self.unroll,
+            "LANES": self.lanes,
         }
 
 
@@ -229,13 +225,21 @@ class DotTile:
 AnyTile: TypeAlias = Tile | DotTile
 
 TILES: tuple[AnyTile, ...] = (
-    *(Tile(1, 1, 4), Tile(1, 2, 4), Tile(1, 1, 2), Tile(1, 1, 8), Tile(4, 1, 4)),
-    *(DotTile(16, 16, 128, 3, 4), DotTile(64, 16, 64, 3, 4), DotTile(128, 32, 64, 2, 8)),
+    *(Tile(1, 2, 4, 256), Tile(1, 1, 4, 512), Tile(1, 1, 4, 128), Tile(1, 1, 1, 64)),
+    *(Tile(1, 4, 4, 128), Tile(4, 1, 4, 128)),
+    *(DotTile(16, 8, 128, 4, 2), DotTile(64, 16, 64, 3, 4), DotTile(128, 16, 32, 4, 4)),
 )
-"""TensorRT numbers tactics from 1: tile i is tactic i + 1, in every engine. The first is what we
-expect to be fastest for one token; the fifth is for a few, e.g. of a draft; the last three are for
-prompts. Nobody has timed them on Orin: the engine's builder does, on the board, once for each
-optimization profile, so that decoding and prefill get a tile each."""
+"""TensorRT numbers tactics from 1: tile i is tactic i + 1, in every engine. The builder times them
+on the board, once for each optimization profile, so that decoding and prompts get a tile each.
+
+The first five are for one token: on an H100, the first is the best of them or within a tenth of
+it for all matrices of MiniCPM4-8B in int4, and each of the others is better for some. The sixth
+and seventh are for a few tokens, e.g. of a draft, and the last two for prompts. Nobody has timed
+them on Orin. None needs more than 48 KiB of shared memory: beyond that a kernel has to be told so
+before it is launched, and NVIDIA does not say whether TensorRT does that."""
+
+MOST_SHARED = 48 << 10
+"""Bytes that a launch may ask for as it is."""
 
 
 def tactics(gemv: Gemv) -> dict[int, AnyTile]:
@@ -245,7 +249,7 @@ def tactics(gemv: Gemv) -> dict[int, AnyTile]:
     return {
         i: tile
         for i, tile in enumerate(TILES, 1)
-        if isinstance(tile, DotTile) or (tile.lanes or tile.threads) <= most
+        if isinstance(tile, DotTile) or tile.lanes <= most
     }
 
 
@@ -253,7 +257,7 @@ def kernel_name(gemv: Gemv, tile: AnyTile) -> str:
     """Of the entry that multiplies so; products that differ in width alone share it.
 
     >>> kernel_name(Gemv(4, 128, 4096, 4096), TILES[0])
-    'ark_gemv_int4_g128_k4096_t1q1w4'
+    'ark_gemv_int4_g128_k4096_t1q2w4l256'
     """
     return f"{tile.function}_int{gemv.bits}_g{gemv.group}_k{gemv.inputs}_{tile.name}"
 

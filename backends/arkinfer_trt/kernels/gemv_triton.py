@@ -48,7 +48,6 @@ def ark_gemv(
     TOKENS: tl.constexpr,
     QUADS: tl.constexpr,
     LANES: tl.constexpr,
-    UNROLL: tl.constexpr,
 ) -> None:
     """float16 [tokens, INPUTS] -> float16 [tokens, width]; see `gemv.Gemv` for the arguments."""
     PER_WORD: tl.constexpr = 32 // BITS
@@ -65,7 +64,7 @@ def ark_gemv(
     has_rows = quad * 4 < width
     has_token = token < tokens
     total = tl.zeros((TOKENS, QUADS, LANES, 4), tl.float32)
-    for start in tl.range(0, COLUMNS, LANES, loop_unroll_factor=UNROLL):
+    for start in tl.range(0, COLUMNS, LANES):
         column = start + lane
         inside = column < COLUMNS
         word = tl.load(

@@ -16,18 +16,22 @@ import pytest
 from arkinfer.errors import InternalError, UsageError
 from arkinfer_trt.kernels.__main__ import faults, main
 from arkinfer_trt.kernels.compiled import SHARED, Compiled, compiled, facts, launchable
-from arkinfer_trt.kernels.gemv import TILES, Gemv
+from arkinfer_trt.kernels.gemv import MOST_SHARED, TILES, DotTile, Gemv, Tile
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
     reason="Triton is not installed; it exists for Linux only",
 )
 INT4, TERNARY = Gemv(4, 128, 4096, 4096), Gemv(2, 4096, 4096, 4096)
+PLAIN = Tile(1, 1, 4, 128)
+"""One word of one set of rows for each thread in a step: the loop is the shortest."""
+
+DOTS = [tile for tile in TILES if isinstance(tile, DotTile)]
 
 
 @pytest.fixture(scope="module")
 def orin() -> Compiled:
-    return compiled(INT4, TILES[0], 87)
+    return compiled(INT4, PLAIN, 87)
 
 
 @needs_triton
@@ -35,7 +39,7 @@ def test_tensorrt_can_launch_it(orin: Compiled) -> None:
     """Inputs, scalars, outputs, and nothing else; the name is the entry's."""
     entry = re.search(r"\.visible \.entry (\w+)\((.*?)\)\n\.reqntid (\d+)", orin.ptx, re.DOTALL)
     assert entry is not None
-    assert entry[1] == orin.name == "ark_gemv_int4_g128_k4096_t1q1w4"
+    assert entry[1] == orin.name == "ark_gemv_int4_g128_k4096_t1q1w4l128"
     kinds = re.findall(r"\.param \.(u64|u32)\b", entry[2])
     assert kinds == ["u64", "u64", "u64", "u32", "u32", "u64"]
     assert int(entry[3]) == orin.threads == 128
@@ -77,8 +81,8 @@ def test_bytes_are_the_same_in_another_process(orin: Compiled, tmp_path: Path) -
     """And say nothing of the folder that they were compiled in."""
     code = (
         "import hashlib; from arkinfer_trt.kernels.compiled import compiled; "
-        "from arkinfer_trt.kernels.gemv import Gemv, TILES; "
-        "k = compiled(Gemv(4, 128, 4096, 7), TILES[0], 87); "
+        "from arkinfer_trt.kernels.gemv import Gemv, Tile; "
+        "k = compiled(Gemv(4, 128, 4096, 7), Tile(1, 1, 4, 128), 87); "
         "print(hashlib.sha256(k.ptx.encode() + k.cubin).hexdigest())"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "7"}
@@ -97,13 +101,37 @@ def test_bytes_are_the_same_in_another_process(orin: Compiled, tmp_path: Path) -
 
 
 @needs_triton
+@pytest.mark.parametrize("tile", DOTS, ids=lambda tile: tile.name)
+def test_prompts_use_tensor_cores(tile: DotTile) -> None:
+    """x and words come by asynchronous copies, codes become float16 two at a time, products are
+    summed in float32; TensorRT can launch it, in any context."""
+    kernel = compiled(INT4, tile, 87)
+    entry = re.search(r"\.visible \.entry (\w+)\((.*?)\)\n\.reqntid (\d+)", kernel.ptx, re.DOTALL)
+    assert entry is not None
+    assert entry[1] == kernel.name
+    assert re.findall(r"\.param \.(u64|u32)\b", entry[2]) == ["u64"] * 3 + ["u32"] * 2 + ["u64"]
+    assert int(entry[3]) == kernel.threads == tile.threads
+    assert "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32" in kernel.ptx
+    copies = set(re.findall(r"cp\.async\.c\w+\.shared\.global", kernel.ptx))
+    assert copies, "loads wait for each other"
+    assert "mul.f16x2" in kernel.ptx
+    assert not re.search(
+        r"\bmul\.f16\b|cvt\.\w+\.f16\.[su]\d|cp\.async\.bulk|tensormap", kernel.ptx
+    )
+    assert faults(kernel) == ""
+
+
+@needs_triton
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["int4-g128:4096", "int2-row:4096", "--tactic", "1"]) == 0
+    assert main(["int4-g128:4096", "int2-row:4096", "--tactic", "3"]) == 0
     header, *lines = capsys.readouterr().out.splitlines()
     assert header.split() == ["kernel", "sm", "threads", "registers", "shared", "spilled"]
     assert [line.split()[:2] for line in lines] == [
         [name, sm]
-        for name in ("ark_gemv_int4_g128_k4096_t1q1w4", "ark_gemv_int2_g4096_k4096_t1q1w4")
+        for name in (
+            "ark_gemv_int4_g128_k4096_t1q1w4l128",
+            "ark_gemv_int2_g4096_k4096_t1q1w4l128",
+        )
         for sm in ("87", "89", "90")
     ]
     for line in lines:
@@ -125,8 +153,10 @@ def test_faults_are_said(tmp_path: Path) -> None:
     assert faults(fine) == ""
     assert faults(replace(fine, spilled=8)) == "spills registers"
     assert faults(replace(fine, stack=16)) == "spills registers"
-    assert faults(replace(fine, shared=SHARED[87] + 1)) == (
-        "needs more than 163 KiB of shared memory"
+    assert MOST_SHARED < min(SHARED.values())
+    assert faults(replace(fine, shared=MOST_SHARED)) == ""
+    assert (
+        faults(replace(fine, shared=MOST_SHARED + 1)) == "needs more than 48 KiB of shared memory"
     )
 
 
@@ -182,11 +212,11 @@ def test_a_kernel_with_other_parameters_is_refused(ptx: str) -> None:
 def test_what_the_command_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["int4-g128"]) == 2
     assert '"int4-g128" is no matrix. Write one like int4-g128:4096.' in capsys.readouterr().err
-    assert main(["int4-g128:4096", "int4-g128:1024", "--tactic", "4"]) == 2
+    assert main(["int4-g128:4096", "int4-g128:1024", "--tactic", "2"]) == 2
     assert capsys.readouterr() == (
         "",
-        "error: int4-g128:1024 has no tactic 4. A tactic is left out where it has more threads "
-        "than a row has words. Choose one of 1, 2, 3, 5, 6, 7, 8.\n",
+        "error: int4-g128:1024 has no tactic 2. A tactic is left out where it has more threads "
+        "than a row has words. Choose one of 3, 4, 5, 6, 7, 8, 9.\n",
     )
     assert main(["int4-g128:4096", "--sm", "70"]) == 2
     assert capsys.readouterr().err == (

@@ -1,5 +1,5 @@
-"""The GEMV kernel under Triton's interpreter against float64, every launch as the plug-in's; and
-what products the kernel is for."""
+"""The kernels under Triton's interpreter against float64, every launch as the plug-in's; and what
+products they are for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from arkinfer.errors import UnsupportedError
 from arkinfer.packing import Scheme, encode, parse_scheme
-from arkinfer_trt.kernels.gemv import TILES, Gemv, Tile, kernel_name, tactics
+from arkinfer_trt.kernels.gemv import TILES, AnyTile, DotTile, Gemv, Tile, kernel_name, tactics
 from arkinfer_trt.kernels.layout import repacked
 from tests.backends.trt.kernels.interpreter import Interpreter, interpreting
 from tests.backends.trt.kernels.problems import error, inputs, matrix, product
@@ -35,8 +35,18 @@ def test_products_are_those_of_float64(name: str, interpreter: Interpreter) -> N
         assert error(y, product(x, weights)) <= 1e-3, (tile, width, columns, tokens)
 
 
+def any_tile(rng: np.random.Generator) -> AnyTile:
+    """Of any size that the kernels are written for."""
+    if rng.integers(2):
+        warps = int(rng.choice([1, 2, 4]))
+        lanes = 32 * warps * int(rng.choice([1, 2, 4]))
+        return Tile(int(rng.choice([1, 2, 4, 8])), int(rng.choice([1, 2])), warps, lanes)
+    sizes = (int(rng.choice([16, 32, 64])), int(rng.choice([4, 8, 16])), int(rng.choice([32, 64])))
+    return DotTile(*sizes, 2, 4)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(60))
 def test_random_products_are_those_of_float64(seed: int, interpreter: Interpreter) -> None:
     rng = np.random.default_rng(seed)
     bits = int(rng.choice([2, 4, 8]))
@@ -45,15 +55,17 @@ def test_random_products_are_those_of_float64(seed: int, interpreter: Interprete
     columns = group * int(rng.integers(1, 1 + 3000 // group))
     scheme = Scheme(bits, int(rng.choice([0, group])))
     width, tokens = int(rng.integers(1, 40)), int(rng.integers(1, 10))
-    tile = Tile(int(rng.choice([1, 2, 4, 8])), int(rng.choice([1, 2])), int(rng.choice([1, 2, 4])))
+    tile = any_tile(rng)
+    tokens *= 1 if isinstance(tile, Tile) else 7
     weights = matrix(scheme, width, columns, seed)
     x = inputs(tokens, columns, seed + 1)
     y = interpreter.run(Gemv.of(scheme, (width, columns)), tile, x, repacked(weights))
     assert error(y, product(x, weights)) <= 1e-3
 
 
+@pytest.mark.parametrize("tile", [TILES[0], TILES[5], TILES[7]], ids=lambda tile: tile.name)
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_whole_numbers_are_exact(bits: int, interpreter: Interpreter) -> None:
+def test_whole_numbers_are_exact(bits: int, tile: AnyTile, interpreter: Interpreter) -> None:
     """Codes at every place of a word; and their sums, times powers of two, down to subnormals."""
     per_word = 32 // bits
     scheme = Scheme(bits, per_word)
@@ -63,31 +75,46 @@ def test_whole_numbers_are_exact(bits: int, interpreter: Interpreter) -> None:
     weights = encode(scheme, np.ascontiguousarray(every), np.ones((width, 2), np.float16))
     gemv, values = Gemv.of(scheme, (width, columns)), codes.astype(np.float64) - (1 << (bits - 1))
     one = np.eye(columns, dtype=np.float16)
-    y = interpreter.run(gemv, TILES[-1], one, repacked(weights))
+    y = interpreter.run(gemv, tile, one, repacked(weights))
     np.testing.assert_array_equal(y, np.broadcast_to(values, (columns, width)))
     power = 2.0 ** np.array([-24, -15, 0, 4])
     x = np.repeat(power[:, None], columns, axis=1).astype(np.float16)
-    y = interpreter.run(gemv, TILES[0], x, repacked(weights))
+    y = interpreter.run(gemv, tile, x, repacked(weights))
     exact = power[:, None] * values * columns
     np.testing.assert_array_equal(y, exact.astype(np.float16))
 
 
-def test_scales_are_those_of_their_groups(interpreter: Interpreter) -> None:
+@pytest.mark.parametrize("tile", [TILES[0], TILES[7]], ids=lambda tile: tile.name)
+def test_scales_are_those_of_their_groups(tile: AnyTile, interpreter: Interpreter) -> None:
     scheme = Scheme(4, 32)
     weights = matrix(scheme, 6, 160, 1)
     for group in range(5):
         x = np.zeros((1, 160), np.float16)
         x[0, group * 32 + 7] = 1
-        y = interpreter.run(Gemv.of(scheme, (6, 160)), TILES[0], x, repacked(weights))
+        y = interpreter.run(Gemv.of(scheme, (6, 160)), tile, x, repacked(weights))
         expected = weights.dequantize()[:, group * 32 + 7]
         np.testing.assert_allclose(y[0], expected, rtol=1e-3)
 
 
+def test_powers_of_two_as_scales_are_exact(interpreter: Interpreter) -> None:
+    """Whole x, so that nothing is rounded, neither in weights nor in sums nor in y."""
+    scheme = Scheme(4, 32)
+    codes = np.random.default_rng(0).integers(0, 16, (9, 5, 32), dtype=np.uint8)
+    scale = 2.0 ** np.random.default_rng(1).integers(-3, 1, (9, 5))
+    weights = encode(scheme, codes, scale.astype(np.float16))
+    x = np.random.default_rng(2).integers(-2, 3, (5, 160)).astype(np.float16)
+    exact = product(x, weights)
+    assert np.array_equal(exact, exact.astype(np.float16))
+    for tile in TILES:
+        y = interpreter.run(Gemv.of(scheme, (9, 160)), tile, x, repacked(weights))
+        np.testing.assert_array_equal(y, exact)
+
+
 def test_tactics_leave_no_thread_without_work() -> None:
-    assert list(tactics(Gemv(4, 128, 4096, 4096))) == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert list(tactics(Gemv(4, 128, 1024, 4096))) == [1, 2, 3, 5, 6, 7, 8]
-    assert list(tactics(Gemv(2, 1024, 1024, 4096))) == [3, 6, 7, 8]
-    assert list(tactics(Gemv(4, 32, 32, 4096))) == [3, 6, 7, 8]
+    assert list(tactics(Gemv(4, 128, 4096, 4096))) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert list(tactics(Gemv(4, 128, 1024, 4096))) == [3, 4, 5, 6, 7, 8, 9]
+    assert list(tactics(Gemv(2, 1024, 1024, 4096))) == [4, 7, 8, 9]
+    assert list(tactics(Gemv(4, 32, 32, 4096))) == [4, 7, 8, 9]
 
 
 def test_names_tell_apart_what_is_compiled_apart() -> None:

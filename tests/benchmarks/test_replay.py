@@ -1,0 +1,204 @@
+"""The replay of networks in torch: its operators give what ONNX Runtime's give, whole networks what
+the IR's own interpreter gives, and the command says and gates what it found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from arkinfer.artifact import open_artifact
+from arkinfer.compiler.build import build as build_artifact
+from arkinfer.errors import GateError, UsageError
+from arkinfer.runtime.contract import LoadOptions
+from arkinfer.testing import make_checkpoint
+from arkinfer_trt.graph import IR_VERSION, OPSET
+from arkinfer_trt.section import Network
+from benchmarks import replay, torch_executor
+from benchmarks.torch_executor import TorchExecutor
+from benchmarks.torch_ops import TorchNetwork
+from tests.backends.lab import Lab, error
+from tests.backends.models import MODELS
+from tests.backends.trt.test_network import BOTH, build
+
+Array = Any
+HALF, LONG = np.float16, np.int64
+
+
+def normal(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).normal(size=shape).astype(HALF)
+
+
+OPS: dict[str, tuple[dict[str, Array], dict[str, Array], dict[str, Any]]] = {
+    "Add": ({"a": normal(1, 3, 8), "b": normal(1, 3, 8, seed=1)}, {}, {}),
+    "Attention": (
+        {
+            "q": normal(1, 6, 3, 8),
+            "k": normal(1, 2, 10, 8, seed=1),
+            "v": normal(1, 2, 10, 8, seed=2),
+            "mask": (np.arange(10) <= np.array([4, 5, 6])[:, None])[None, None],
+        },
+        {},
+        {"scale": 0.3},
+    ),
+    "Cast": ({"x": normal(1, 2, 5)}, {}, {"to": TensorProto.FLOAT}),
+    "Gather": ({"x": normal(1, 7, 4), "rows": np.array([6, 0, 3])}, {}, {"axis": 1}),
+    "LessOrEqual": ({"a": np.arange(9)[None, None, None], "b": np.array([[[[2]], [[7]]]])}, {}, {}),
+    "MatMul": ({"a": normal(1, 3, 32), "b": normal(32, 5, seed=1)}, {}, {}),
+    "Mul": ({"a": normal(1, 3, 8)}, {"by": np.asarray(0.49, HALF)}, {}),
+    "RMSNormalization": (
+        {"x": normal(1, 3, 64), "scale": normal(64, seed=1)},
+        {},
+        {"epsilon": 1e-5},
+    ),
+    "Reshape": ({"x": normal(1, 3, 24)}, {"shape": np.array([1, -1, 4, 6])}, {}),
+    "RotaryEmbedding": (
+        {
+            "x": normal(1, 4, 3, 16),
+            "cos": np.cos(np.arange(160).reshape(20, 8)).astype(HALF),
+            "sin": np.sin(np.arange(160).reshape(20, 8)).astype(HALF),
+            "positions": np.array([[3, 4, 19]]),
+        },
+        {},
+        {},
+    ),
+    "Sigmoid": ({"x": 4 * normal(1, 3, 64)}, {}, {}),
+    "Slice": (
+        {"x": normal(1, 6, 3, 4)},
+        {"starts": np.array([2]), "ends": np.array([5]), "axes": np.array([1])},
+        {},
+    ),
+    "TensorScatter": (
+        {"past": normal(1, 2, 9, 4), "new": normal(1, 2, 3, 4, seed=1), "start": np.array([5])},
+        {},
+        {"axis": -2},
+    ),
+    "Transpose": ({"x": normal(1, 3, 4, 5)}, {}, {"perm": [0, 2, 1, 3]}),
+    "Unsqueeze": ({"x": np.array([[4, 5]])}, {"axes": np.array([1, 3])}, {}),
+}
+"""Inputs, constants and attributes."""
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_operators_give_what_onnx_runtimes_give(op: str) -> None:
+    inputs, constants, attributes = OPS[op]
+    model = one_node(op, inputs, constants, attributes)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    (expected,) = session.run(None, inputs)
+    network = TorchNetwork(model, "cpu", no_product)
+    (found,) = network.run({n: torch.from_numpy(a.copy()) for n, a in inputs.items()}).values()
+    assert found.numpy().dtype == expected.dtype
+    np.testing.assert_allclose(found.numpy(), expected, rtol=2e-3, atol=1e-3)
+
+
+def one_node(
+    op: str, inputs: dict[str, Array], constants: dict[str, Array], attributes: dict[str, Any]
+) -> onnx.ModelProto:
+    def described(name: str, array: Array) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+        )
+
+    node = helper.make_node(op, [*inputs, *constants], ["y"], **attributes)
+    kind = {"Cast": TensorProto.FLOAT, "LessOrEqual": TensorProto.BOOL}.get(
+        op, helper.np_dtype_to_tensor_dtype(next(iter(inputs.values())).dtype)
+    )
+    graph = helper.make_graph(
+        [node],
+        "one",
+        [described(name, array) for name, array in inputs.items()],
+        [helper.make_tensor_value_info("y", kind, None)],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+    )
+
+
+def no_product(*_: Any) -> Any:
+    raise AssertionError("there is none")
+
+
+def test_caches_are_written_in_place() -> None:
+    inputs, _, attributes = OPS["TensorScatter"]
+    network = TorchNetwork(one_node("TensorScatter", inputs, {}, attributes), "cpu", no_product)
+    tensors = {name: torch.from_numpy(array.copy()) for name, array in inputs.items()}
+    (present,) = network.run(tensors).values()
+    assert present.data_ptr() == tensors["past"].data_ptr()
+
+
+def test_what_it_does_not_know_is_refused() -> None:
+    x = {"x": normal(1, 4)}
+    with pytest.raises(ValueError, match="there is no torch for Softplus"):
+        TorchNetwork(one_node("Softplus", x, {}, {}), "cpu", no_product)
+    inputs, _, attributes = OPS["Attention"]
+    attributes = {**attributes, "softcap": 2.0}
+    with pytest.raises(ValueError, match=r"Attention has the attributes \['scale', 'softcap'\]"):
+        TorchNetwork(one_node("Attention", inputs, {}, attributes), "cpu", no_product)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.mark.parametrize(("name", "way"), BOTH)
+def test_networks_are_exact_in_float32(name: str, way: Network, tmp_path: Path, lab: Lab) -> None:
+    """Prefill, a part of a chunk, and a single token."""
+    model = MODELS[name]
+    tokens = model.tokens(20)
+    with open_artifact(build(model, tmp_path / "model.ark", "f32")) as artifact:
+        section = artifact.sections["tensorrt"]
+        opened = TorchExecutor(way, "cpu").open(artifact, section, LoadOptions(1))
+    state = opened.new_state(24)
+    parts = [state.step(tokens[a:b], rows="all").logits for a, b in ((0, 16), (16, 19), (19, 20))]
+    assert error(np.concatenate(parts), lab.answer(model, tokens)) < 1e-4
+    state.truncate(16)
+    again = state.step(tokens[16:19], rows="last").logits
+    np.testing.assert_allclose(again, parts[1][-1:], rtol=1e-4, atol=1e-5)
+    opened.close()
+    with pytest.raises(UsageError):
+        state.step(tokens[:1])
+
+
+@pytest.mark.slow
+def test_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a whole build, in float16, with both networks."""
+    text = tmp_path / "text"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 20)
+    monkeypatch.setattr(replay, "TEXT", text)
+    path = tmp_path / "model.ark"
+    build_artifact(
+        make_checkpoint("tiny", 0, tmp_path / "checkpoint"),
+        quant="int4-g32",
+        target="jetson-orin",
+        backend=("tensorrt", "reference"),
+        output=path,
+    )
+    asked = [str(path), "--device", "cpu", "--tokens", "150", "--decode", "3", "--most", "1e-3"]
+    for network in ("gemv", "native"):
+        assert replay.main([*asked, "--network", network]) == 0
+        first, second = capsys.readouterr().out.splitlines()
+        assert first.startswith("150 tokens: mean KL ")
+        assert " tokens per second behind " in second
+    monkeypatch.setattr(torch_executor, "_wide", lambda: lambda gemv, x, words, scale: (
+        torch.ones((len(x), gemv.width), dtype=x.dtype)
+    ))  # fmt: skip
+    assert replay.main(asked) == GateError.exit_code
+    assert "error: The mean KL is " in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_machine_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert replay.main(["model.ark"]) == 4
+    assert capsys.readouterr().err.startswith("error: Kernels cannot be run. PyTorch finds no CUDA")
