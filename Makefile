@@ -12,6 +12,7 @@ SECONDS ?= 600
 JOBS ?= 1
 
 GPU_PYTHON ?= python3
+ARK ?=
 
 .PHONY: help setup demo test test-all test-gpu lint types imports pytest pytest-slow llama-cpp \
   fuzz docs format clean
@@ -48,8 +49,9 @@ test: lint types imports pytest  ## lint, types, import contracts, tests; minute
 
 test-all: test pytest-slow  ## the same and the slow suites
 
-test-gpu:  ## kernels on a CUDA device, by a Python with torch and Triton; GPU_PYTHON=python3
-	PYTHONPATH=.:backends $(GPU_PYTHON) -m benchmarks.gpu
+test-gpu:  ## kernels on a CUDA device, and a network; GPU_PYTHON=python3 ARK=replay.ark
+	PYTHONPATH=.:backends $(GPU_PYTHON) -m benchmarks.gpu --least 75
+	$(if $(ARK),PYTHONPATH=.:backends $(GPU_PYTHON) -m benchmarks.replay $(ARK) --most 1e-3)
 
 lint: $(SETUP)
 	$(BIN)/ruff check .
