@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -93,6 +93,7 @@ def build(
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     _parse(parser, draft, errors)
+    _let_attention_decompose(network)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     for shapes in draft.profiles:
@@ -129,6 +130,18 @@ def _parse(parser: trt.OnnxParser, draft: Draft, errors: Sequence[str]) -> None:
             raise _refused(parser, draft, errors)
     if not parser.parse_model_proto():
         raise _refused(parser, draft, errors)
+
+
+def _let_attention_decompose(network: trt.INetworkDefinition) -> None:
+    """TensorRT may make attention of plain layers. It refuses a network for which it has no kernel
+    that does all of it, unless told so, and nobody has published which kernels Orin has."""
+    import tensorrt as trt
+
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type == trt.LayerType.ATTENTION_OUTPUT:
+            layer.__class__ = trt.IAttentionOutputLayer  # the bindings say ILayer of every layer
+            cast("trt.IAttentionOutputLayer", layer).attention.decomposable = True
 
 
 def _timing_cache(config: trt.IBuilderConfig, timings: bytes) -> trt.ITimingCache | None:

@@ -56,7 +56,24 @@ class IOptimizationProfile:
         max: Sequence[int],
     ) -> None: ...
 
-class INetworkDefinition: ...
+class LayerType(Enum):
+    ATTENTION_OUTPUT = ...
+
+class ILayer:
+    @property
+    def type(self) -> LayerType: ...
+
+class IAttention:
+    decomposable: bool
+
+class IAttentionOutputLayer(ILayer):
+    @property
+    def attention(self) -> IAttention: ...
+
+class INetworkDefinition:
+    @property
+    def num_layers(self) -> int: ...
+    def get_layer(self, index: int) -> ILayer: ...
 
 class IBuilderConfig:
     progress_monitor: IProgressMonitor

@@ -252,6 +252,27 @@ def test_the_parser_refuses_what_it_does_not_know(session: Session) -> None:
     assert said == "The scale input must be a build-time constant"
 
 
+def test_attention_has_to_be_allowed_to_decompose(session: Session) -> None:
+    """As where TensorRT has no kernel for all of it; layers come in the class of all layers."""
+    node = helper.make_node("Attention", ["x", "x", "x"], ["y"])
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 2, 4, 8]) for n in "xy")
+    graph = helper.make_graph([node], "g", [x], [y])
+    opsets = [helper.make_opsetid("", 24)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=12)
+    builder = session.trt.Builder(session.heard)
+    network = builder.create_network(1 << 1)
+    parser = session.trt.OnnxParser(network, session.heard)
+    parser.load_model_proto(model.SerializeToString())
+    assert parser.parse_model_proto()
+    assert builder.build_serialized_network(network, builder.create_builder_config()) is None
+    assert session.heard.said[-1].endswith("Could not find any implementation for node Attention")
+    layer = network.get_layer(network.num_layers - 1)
+    assert not hasattr(layer, "attention")
+    layer.__class__ = session.trt.IAttentionOutputLayer
+    layer.attention.decomposable = True
+    assert builder.build_serialized_network(network, builder.create_builder_config()) is not None
+
+
 def test_initializers_have_to_be_of_their_size(session: Session) -> None:
     model = onnx.load_from_string(doubled())
     tensor = TensorProto(name="w", data_type=TensorProto.FLOAT16, dims=[2, 3])

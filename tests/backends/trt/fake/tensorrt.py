@@ -20,6 +20,14 @@ from onnx import TensorProto, numpy_helper
 
 from arkinfer_trt.kernels.gemv import ATTRIBUTE, OP
 from tests.backends.trt.fake import plugin
+from tests.backends.trt.fake.layers import (
+    IAttention,
+    IAttentionOutputLayer,
+    ILayer,
+    LayerType,
+    is_refused,
+    layers_of,
+)
 from tests.backends.trt.fake.machine import Machine
 from tests.backends.trt.fake.network import Network, Tensor, with_functions
 from tests.backends.trt.fake.tensorrt_runtime import (
@@ -95,6 +103,14 @@ class INetworkDefinition:
         self.flags = flags
         self.model: onnx.ModelProto | None = None
         self.given: dict[str, tuple[int, int]] = {}
+        self.layers: list[ILayer] = []
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    def get_layer(self, index: int) -> ILayer:
+        return self.layers[index]
 
 
 class IBuilderConfig:
@@ -198,6 +214,7 @@ class OnnxParser:
         except Exception as error:
             return self._error(f"Types do not fit: {error}")
         self._network.model = model
+        self._network.layers = layers_of(model)
         return True
 
     def _error(self, desc: str, node: onnx.NodeProto | None = None) -> bool:
@@ -248,6 +265,8 @@ class Builder:
         model = _constants_in(network)
         made = Network(model)
         problem = self._problem(made, config)
+        if any(is_refused(layer) for layer in network.layers):
+            problem = "Error Code 10: Could not find any implementation for node Attention"
         if problem:
             self._logger.log(ILogger.Severity.ERROR, problem)
             return None
@@ -329,7 +348,7 @@ PARTS: tuple[type, ...] = (
     TensorIOMode, NetworkDefinitionCreationFlag, MemoryPoolType,
     ExecutionContextAllocationStrategy, ILogger, IProgressMonitor, IHostMemory, ITimingCache,
     IOptimizationProfile, INetworkDefinition, IBuilderConfig, ParserError, OnnxParser,
-    IExecutionContext, ICudaEngine,
+    IExecutionContext, ICudaEngine, LayerType, ILayer, IAttention, IAttentionOutputLayer,
 )  # fmt: skip
 
 
