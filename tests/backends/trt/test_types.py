@@ -15,7 +15,8 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -130,32 +131,55 @@ def typing_names() -> set[str]:
     return {name for name in found if not name.startswith("__")}
 
 
-def misspelled(path: Path) -> Iterator[tuple[tuple[int, str], str]]:
-    """Line and text of each use of NVIDIA's names, and the module with that one misspelled."""
-    text, names = path.read_text("utf-8"), typing_names()
+Use = tuple[int, int, str]
+"""Line, from 1, where the name ends in it, and the expression."""
+
+
+def uses(path: Path) -> Iterator[list[Use]]:
+    """Uses of NVIDIA's names outside of annotations, each expression once, by function."""
+    module = ast.parse(path.read_text("utf-8"))
+    names, seen = typing_names(), {*annotations(module)}
+    for function in ast.walk(module):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        found: list[Use] = []
+        for node in ast.walk(function):
+            if not isinstance(node, ast.Attribute) or node.attr not in names:
+                continue
+            use = ast.unparse(node)
+            if use not in seen and not re.fullmatch(r"self\.\w+", use):  # or one of our own
+                seen.add(use)
+                found.append((node.end_lineno or 0, node.end_col_offset or 0, use))
+        yield found
+
+
+def annotations(module: ast.Module) -> Iterator[str]:
+    """Types that stand there alone."""
+    for node in ast.walk(module):
+        kinds = (getattr(node, name, None) for name in ("annotation", "returns"))
+        for kind in filter(None, kinds):
+            yield from (ast.unparse(part) for part in ast.walk(kind))
+
+
+def misspelled(text: str, there: Iterable[Use]) -> str:
     lines = text.splitlines(keepends=True)
-    seen: set[str] = set()
-    for node in ast.walk(ast.parse(text)):
-        if not isinstance(node, ast.Attribute) or node.attr not in names:
-            continue
-        use = ast.unparse(node)
-        if use in seen or re.fullmatch(r"self\.\w+", use):  # an attribute of our own
-            continue
-        seen.add(use)
-        line, end = (node.end_lineno or 0) - 1, node.end_col_offset or 0
-        changed = f"{lines[line][:end]}_{lines[line][end:]}"
-        yield (line + 1, use), "".join([*lines[:line], changed, *lines[line + 1 :]])
+    for line, end, _ in sorted(there, reverse=True):
+        lines[line - 1] = f"{lines[line - 1][:end]}_{lines[line - 1][end:]}"
+    return "".join(lines)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", OURS, ids=lambda path: path.name)
 def test_no_call_escapes_the_check(path: Path, project: Path) -> None:
-    """Whatever we use of NVIDIA's, pyright knows its type: a misspelled name is an error."""
-    seeded = list(misspelled(path))
-    found = errors(project, {f"seed{i}.py": text for i, (_, text) in enumerate(seeded)})
-    told = list(found.values())
-    missed = [use for (use, _), lines in zip(seeded, told, strict=True) if use[0] not in lines]
-    assert missed == []
+    """Whatever we use of NVIDIA's, pyright knows its type: a misspelled name is an error. In each
+    copy of the module, one use in each function is misspelled."""
+    text = path.read_text("utf-8")
+    rounds = [[use for use in one if use] for one in zip_longest(*uses(path))]
+    copies = {f"round{i}.py": misspelled(text, seeded) for i, seeded in enumerate(rounds)}
+    found = errors(project, copies)
+    told = zip(rounds, found.values(), strict=True)
+    assert [use for seeded, lines in told for use in seeded if use[0] not in lines] == []
+    assert rounds
 
 
 def cuda_stub() -> ast.Module:
