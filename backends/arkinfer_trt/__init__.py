@@ -1,1 +1,1 @@
-"""The TensorRT backend, host half: a standard ONNX network that a board's TensorRT finishes."""
+"""The TensorRT backend: networks in standard ONNX, which a board's TensorRT finishes and runs."""

@@ -85,9 +85,24 @@ def build(
     Raises:
         DeviceError: TensorRT refuses the network or fails; says what it said.
     """
+    errors: deque[str] = deque(maxlen=8)
+    phases = Phases(report or _silent)
+    try:
+        built = _built(draft, workspace, timings, phases, errors)
+    except (RuntimeError, TypeError) as error:  # what its objects raise that cannot be made
+        raise _failed(draft, [*errors, str(error)]) from error
+    if phases.stopped is not None:
+        raise phases.stopped
+    if built is None:
+        raise _failed(draft, errors)
+    return built
+
+
+def _built(
+    draft: Draft, workspace: int, timings: bytes, phases: Phases, errors: deque[str]
+) -> Built | None:
     import tensorrt as trt
 
-    errors: deque[str] = deque(maxlen=8)
     log = logger(errors)
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -101,16 +116,13 @@ def build(
         for name, (least, usual, most) in shapes.items():
             profile.set_shape(name, least, usual, most)
         if config.add_optimization_profile(profile) < 0:
-            raise _failed(draft, errors)
+            return None
     cache = _timing_cache(config, timings)
-    phases = Phases(report or _silent)
     watching = monitor(phases)  # has to be there as long as the builder
     config.progress_monitor = watching
     plan = builder.build_serialized_network(network, config)
-    if phases.stopped is not None:
-        raise phases.stopped
     if plan is None:
-        raise _failed(draft, errors)
+        return None
     return Built(memoryview(plan), bytes(memoryview(cache.serialize())) if cache else b"")
 
 

@@ -35,7 +35,11 @@ class Engine:
         import tensorrt as trt
 
         self.errors: deque[str] = deque(maxlen=8)
-        self._runtime = trt.Runtime(logger(self.errors))
+        try:
+            self._runtime = trt.Runtime(logger(self.errors))
+        except (RuntimeError, TypeError) as error:  # it cannot be made
+            self.errors.append(str(error))
+            raise self.failed("begin to run") from error
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise Unreadable(

@@ -35,6 +35,8 @@ class TensorRTExecutable:
         weights: addresses of the engine's inputs that are weights.
         memory: in which these are; given back by `close`.
         embedding: looks tokens up.
+
+    Attributes:
         graphs: whether steps of one token become CUDA graphs.
     """
 
@@ -48,13 +50,11 @@ class TensorRTExecutable:
         weights: Mapping[str, int],
         memory: Memory,
         embedding: Embedding,
-        *,
-        graphs: bool = True,
     ) -> None:
         self.vocab_size = section.vocab_size
         self.max_context = section.context
         self.chunk = section.chunk
-        self.graphs = graphs
+        self.graphs = True
         self._section = section
         self._engine: Engine | None = engine
         self._cuda = cuda
@@ -65,6 +65,33 @@ class TensorRTExecutable:
         self._held: set[Held] = set()
         self._left: list[Held] = []
         self._turn = threading.RLock()
+
+    def warm_up(self) -> str:
+        """Takes a step in both ways, so that the first token of a user waits for nothing.
+
+        Returns:
+            Why steps cannot be CUDA graphs, in a sentence, and will not be; "": they are.
+
+        Raises:
+            DeviceError: the engine does not run.
+            ResourceError: there is no memory for a sequence.
+        """
+        slower = self._warmed(self.new_state(self.max_context))
+        with self._turn:
+            self._open()  # the sequence is gone
+        return slower
+
+    def _warmed(self, state: TensorRTState) -> str:
+        token = np.zeros(1, np.int64)
+        state.step(token)
+        state.truncate(0)
+        try:
+            state.step(token)
+        except DeviceError as error:
+            self.graphs = False
+            state.step(token)
+            return f"Each token takes a little longer than it could. {error}".removesuffix(".")
+        return ""
 
     def new_state(self, context: int) -> TensorRTState:
         """An empty sequence with room for `context` tokens.

@@ -5,6 +5,7 @@ its weights, and says what is missing where it cannot. Knows neither the compile
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from arkinfer.artifact import Artifact, Section
@@ -47,9 +48,13 @@ class TensorRTExecutor:
         preparation = _begun(artifact, section, options)
         try:
             ready, engine = _engine(preparation)
-            if options.on_prepared is not None:
-                options.on_prepared(ready.prepared)
-            return _loaded(preparation, ready, engine)
+            executable = _loaded(preparation, ready, engine)
+            try:
+                _tell(options, ready.prepared, executable.warm_up())
+            except BaseException:
+                executable.close()
+                raise
+            return executable
         except BaseException as error:
             preparation.cuda.close()
             if isinstance(error, _MALFORMED):
@@ -71,7 +76,7 @@ class TensorRTExecutor:
 
     def prepare(self, artifact: Artifact, section: Section, options: LoadOptions) -> Prepared:
         """See `runtime.contract.Preparer`."""
-        return _asked(artifact, section, options, lambda begun: begun.ready().prepared)
+        return _asked(artifact, section, options, lambda begun: _engine(begun)[0].prepared)
 
 
 def _asked(
@@ -148,6 +153,12 @@ def _loaded(preparation: Preparation, ready: Ready, engine: Engine) -> TensorRTE
     except BaseException:
         memory.close()
         raise
+
+
+def _tell(options: LoadOptions, prepared: Prepared, slower: str) -> None:
+    if options.on_prepared is not None:
+        notes = (*prepared.notes, slower) if slower else prepared.notes
+        options.on_prepared(replace(prepared, notes=notes))
 
 
 def _check_memory(preparation: Preparation, loaded: int) -> None:

@@ -131,7 +131,7 @@ class Preparation:
             network=network if several else "",
             choices=_choices(network, measured),
             notes=tuple(notes),
-            facts={"weights": weights},
+            facts={"weights": weights, "tensorrt": self.key.tensorrt, "device": self.key.device},
         )
         path = self.store.keep_engine(self.key, built.plan, _facts(prepared, network))
         self.store.keep_timings(self.key, built.timings)

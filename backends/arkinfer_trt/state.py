@@ -4,11 +4,9 @@ CUDA graph. Knows no artifact.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from arkinfer.errors import DeviceError
 from arkinfer.runtime.contract import IntArray, Rows, StepOutput, check_length, check_tokens
 from arkinfer_trt.cuda import Graph, Memory
 from arkinfer_trt.engine import Context
@@ -34,34 +32,24 @@ class Held:
         self._memory = memory
         self._context: Context | None = None
         self._graph: Graph | None = None
-        self._plain = False
 
     def run_one(self, steps: Steps, graphs: bool) -> None:
-        """Puts the step of one token that was fed into the stream."""
-        if self._graph is not None:
-            self._graph.launch()
-        elif self._context is None:
+        """Puts the step of one token that was fed into the stream.
+
+        Raises:
+            DeviceError: the device or TensorRT refuses; also where a graph cannot be made.
+        """
+        if self._context is None:
             context = steps.context(self.addresses)
             context.shape(steps.shapes())
             steps.enqueue(context)
             self._context = context
-        elif not graphs or self._plain or not self._capture(steps, self._context):
+        elif graphs:
+            if self._graph is None:
+                self._graph = steps.capture(self._context)
+            self._graph.launch()
+        else:
             steps.enqueue(self._context)
-
-    def _capture(self, steps: Steps, context: Context) -> bool:
-        """Whether a graph could be made, and was launched."""
-        try:
-            self._graph = steps.capture(context)
-        except DeviceError as error:
-            self._plain = True
-            warnings.warn(
-                f"Each token takes a little longer than it could: {error}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            return False
-        self._graph.launch()
-        return True
 
     def close(self) -> None:
         if self._graph is not None:

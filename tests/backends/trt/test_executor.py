@@ -263,11 +263,32 @@ def test_an_engine_that_tensorrt_cannot_read_is_made_again_and_that_is_said(orin
     """Such as after an update of which TensorRT's version does not tell."""
     orin.prepare(network="gemv")
     orin.machine.plans = 2
-    orin.open(network="gemv").close()
-    (told,) = orin.told
+    told = orin.prepare(network="gemv")
     assert not told.reused
-    assert any(note.startswith("The engine that was kept is made again.") for note in told.notes)
+    (note,) = told.notes
+    assert note.startswith(
+        "The engine that was kept is made again. TensorRT cannot read the engine."
+    )
     assert orin.prepare(network="gemv").notes == ()
+    orin.machine.plans = 3
+    orin.open(network="gemv").close()
+    assert not orin.told[-1].reused
+
+
+@pytest.mark.parametrize(("part", "what"), [
+    ("Builder", 'TensorRT could not build the network "gemv"'),
+    ("Runtime", "TensorRT could not begin to run"),
+])  # fmt: skip
+def test_tensorrt_cannot_even_begin(
+    orin: Device, part: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Any, logger: Any) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(f"tests.backends.trt.fake.tensorrt.{part}.__init__", fail)
+    with pytest.raises(DeviceError, match="factory function returned nullptr") as refusal:
+        orin.open(network="gemv")
+    assert refusal.value.what == what
 
 
 def test_another_version_gets_an_engine_of_its_own(orin: Device) -> None:

@@ -53,8 +53,9 @@ def one_by_one(state: State, tokens: Array) -> Array:
 
 def test_a_graph_computes_what_plain_steps_do(orin: Device) -> None:
     with_graphs = orin.open(network="gemv")
+    launches = orin.machine.launches
     got = one_by_one(with_graphs.new_state(48), TOKENS)
-    assert orin.machine.launches == len(TOKENS) - 1
+    assert orin.machine.launches == launches + len(TOKENS) - 1
     with_graphs.close()
     plain = orin.open(network="gemv")
     plain.graphs = False
@@ -64,16 +65,46 @@ def test_a_graph_computes_what_plain_steps_do(orin: Device) -> None:
     plain.close()
 
 
-def test_a_step_that_cannot_be_captured_runs_without_a_graph_and_that_is_said(
-    opened: TensorRTExecutable, orin: Device, lab: Lab
+def test_steps_that_cannot_be_captured_run_without_graphs_and_that_is_said(
+    orin: Device, lab: Lab
 ) -> None:
     orin.machine.uncapturable = True
-    state = opened.new_state(48)
-    with pytest.warns(RuntimeWarning, match="Each token takes a little longer") as warned:
-        got = one_by_one(state, TOKENS[:6])
-    assert len(warned) == 1
+    opened = orin.open(network="gemv")
+    (note,) = orin.told[-1].notes
+    assert note.startswith("Each token takes a little longer than it could. TensorRT could not run")
+    assert "operation not permitted when stream is capturing" in note
+    got = one_by_one(opened.new_state(48), TOKENS[:6])
     assert orin.machine.launches == 0
     assert error(got, lab.answer(MODEL, TOKENS[:6])) < 0.01
+    opened.close()
+
+
+def test_an_engine_that_does_not_run_is_found_when_it_is_opened(
+    orin: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.backends.trt.fake.tensorrt_runtime import IExecutionContext
+
+    def refuse(self: IExecutionContext, stream_handle: int) -> bool:
+        self._engine.say("no kernel image is available")
+        return False
+
+    monkeypatch.setattr(IExecutionContext, "execute_async_v3", refuse)
+    with pytest.raises(DeviceError) as refusal:
+        orin.open(network="gemv")
+    assert str(refusal.value) == (
+        "TensorRT could not run the network. no kernel image is available. "
+        "Load the artifact again; else report it."
+    )
+    assert (orin.machine.used, orin.machine.pinned) == (0, {})
+
+
+def test_a_model_of_one_token_opens_too(lab: Lab, tmp_path: Path) -> None:
+    short = replace(MODEL, name="one token", context=1, chunk=1)
+    with device(lab.path("tensorrt", short), tmp_path) as orin:
+        opened = orin.open(network="gemv")
+        got = opened.new_state(1).step(TOKENS[:1], rows="all").logits
+        opened.close()
+    assert error(got, lab.answer(short, TOKENS[:1])) < 0.01
 
 
 def test_all_kinds_of_steps_in_turns(opened: TensorRTExecutable, lab: Lab) -> None:
@@ -124,14 +155,15 @@ def test_threads_take_turns(opened: TensorRTExecutable, lab: Lab) -> None:
 
 
 def test_memory_of_a_kind_of_step_is_taken_when_it_is_used(orin: Device) -> None:
+    """But for steps of one token, which opening takes itself."""
     opened = orin.open(network="gemv")
-    used = [orin.machine.used]
     state = opened.new_state(48)
-    for step in (TOKENS[:1], TOKENS[:9]):
-        state.step(step)
+    used = [orin.machine.used]
+    state.step(TOKENS[:1])
+    assert [orin.machine.used] == used
+    for rows in ("last", "all"):
+        state.step(TOKENS[:9], rows=rows)
         used.append(orin.machine.used)
-    state.step(TOKENS[:9], rows="all")
-    used.append(orin.machine.used)
     assert used == sorted(set(used))
     for count in range(1, 9):
         state.truncate(0)
@@ -146,8 +178,8 @@ def test_a_state_that_is_gone_gives_its_memory_back(
     before = orin.machine.used
     state = opened.new_state(48)
     assert orin.machine.used == before + CACHES
-    one_by_one(state, TOKENS[:3])  # with a graph
     used = orin.machine.used
+    one_by_one(state, TOKENS[:3])  # with a graph
     del state
     gc.collect()
     opened.new_state(48)
