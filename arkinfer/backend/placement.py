@@ -25,6 +25,16 @@ class Placement:
     ops: dict[str, int]
     slow: dict[tuple[str, str], list[str]] = field(default_factory=dict[tuple[str, str], list[str]])
 
+    def by_op(self) -> dict[str, dict[str, int]]:
+        """Nodes of each op, `fast` and `slow`."""
+        slow: Counter[str] = Counter()
+        for (op, _), paths in self.slow.items():
+            slow[op] += len(paths)
+        return {
+            op: {"fast": count - slow[op], "slow": slow[op]}
+            for op, count in sorted(self.ops.items())
+        }
+
     def slow_lines(self) -> list[str]:
         """One sentence for each slow op and reason."""
         return [

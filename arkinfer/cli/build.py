@@ -22,6 +22,7 @@ from arkinfer.cli.options import (
     Json,
     Kv,
     Longest,
+    NoCpu,
     Offline,
     Output,
     Quant,
@@ -30,6 +31,7 @@ from arkinfer.cli.options import (
     Sections,
     Target,
 )
+from arkinfer.cli.placed import placed
 from arkinfer.cli.teller import Teller
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ def build(
     quant: Quant = None,
     output: Output = None,
     backend: Sections = None,
+    no_cpu: NoCpu = False,
     embedding: Embedding = None,
     dtype: Dtype = None,
     context: Longest = None,
@@ -87,6 +90,7 @@ def build(
             kv=kv,
             activations=activations,
             requantize=requantize,
+            no_cpu=no_cpu,
             calib=text_options(calib, calib_samples, calib_tokens, calib_seed),
             recipe=recipe,
             offline=offline,
@@ -119,6 +123,8 @@ def _show(report: BuildReport) -> None:
     if report.raised:
         print(f"in 8 bits {', '.join(report.raised)}, for the gates")
     print(f"backends  {', '.join(report.backends)}")
+    for line in placed(report.placement):
+        print(f"placed    {line}")
     kept = cache_words(report.kv, report.kv_scales)
     print(f"context   {report.context:,} tokens, cached in {kept}")
     if report.activations:

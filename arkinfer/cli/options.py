@@ -66,7 +66,7 @@ Output: TypeAlias = Annotated[
 ]
 Sections: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--backend", help="Whose section; may be repeated; default: the target's first."),
+    typer.Option("--backend", help="Whose section; may be repeated; default: the target's."),
 ]
 Embedding: TypeAlias = Annotated[
     str | None, typer.Option(help="Scheme of embedding and head; default: by --quant.")
@@ -74,6 +74,9 @@ Embedding: TypeAlias = Annotated[
 Requantize: TypeAlias = Annotated[
     bool,
     typer.Option("--requantize", help="Quantize again what comes in a form without a fast path."),
+]
+NoCpu: TypeAlias = Annotated[
+    bool, typer.Option("--no-cpu", help="Leave out the section for a board's own cores.")
 ]
 Dtype: TypeAlias = Annotated[
     str | None, typer.Option(help="fp32, fp16 or bf16, of what is not quantized.")

@@ -19,6 +19,7 @@ from arkinfer.cli.options import (
     Json,
     Kv,
     Longest,
+    NoCpu,
     Offline,
     Quant,
     Recipe,
@@ -26,6 +27,7 @@ from arkinfer.cli.options import (
     Sections,
     Target,
 )
+from arkinfer.cli.placed import placed
 
 if TYPE_CHECKING:
     from arkinfer.compiler.plan import Plan
@@ -36,6 +38,7 @@ def plan(
     target: Target = None,
     quant: Quant = None,
     backend: Sections = None,
+    no_cpu: NoCpu = False,
     embedding: Embedding = None,
     dtype: Dtype = None,
     context: Longest = None,
@@ -70,6 +73,7 @@ def plan(
         kv=kv,
         activations=activations,
         requantize=requantize,
+        no_cpu=no_cpu,
         calib=text_options(calib, calib_samples, calib_tokens, calib_seed),
         recipe=recipe,
         offline=offline,
@@ -107,6 +111,8 @@ def _show(found: Plan) -> None:
         print(f"published   {rates} tok/s on it, by {by}")
     if found.activations is not None:
         print(f"products    with activations in {found.activations}")
+    for line in placed(found.placement):
+        print(f"placed      {line}")
     for line in found.requantized:
         print(f"again       {line}")
     for line in found.slow:

@@ -66,6 +66,7 @@ class BuildReport:
         activations: by backend, what its products with quantized matrices take: `int8`, `fp32` …;
             empty: nothing is quantized.
         ops: nodes by op.
+        placement: by backend and op, how many nodes it runs `fast` and `slow`; none is left over.
         slow: a sentence for everything that takes a slow path.
         requantized: a sentence for each kind of matrix that was quantized once more.
         quality: what quantization costs, as `arkinfer.quality.report` reads it; None: nothing is
@@ -93,6 +94,9 @@ class BuildReport:
     activations: dict[str, str]
     ops: dict[str, int]
     slow: tuple[str, ...]
+    placement: dict[str, dict[str, dict[str, int]]] = field(
+        default_factory=dict[str, dict[str, dict[str, int]]]
+    )
     kv_scales: str | None = None
     quality: dict[str, Any] | None = None
     layers: tuple[LayerSize, ...] = ()
@@ -126,6 +130,7 @@ def build(
     requantize: bool = False,
     gates: Gates | None = None,
     calib: TextOptions | None = None,
+    no_cpu: bool = False,
     recipe: str | Path | None = None,
     offline: bool = False,
     confirm: Callable[[str, int], bool] | None = None,
@@ -143,7 +148,8 @@ def build(
             `arkinfer.quant.parse_quant`. None: `int4`; `none` where the checkpoint is quantized,
             `ternary` where it is that.
         output: the file to write; None: `<model>-<target>-<quant>.ark` in the current folder.
-        backend: whose section to write, or several; None: the target's first.
+        backend: whose section to write, or several; None: the target's first, and beside it that
+            for the target's own cores, where it has one.
         embedding: scheme of embedding and head, or `none`; None: what `quant` implies.
         dtype: `fp32`, `fp16` or `bf16`: how what is not quantized is stored; None: as it is.
         context: the longest sequence, in tokens; None: what the checkpoint was made for.
@@ -161,6 +167,7 @@ def build(
             are quantized to 8 bits, the fewest that do.
         calib: the text that calibrated methods look at; None: 128 sequences of 512 tokens at most,
             out of a small built-in one.
+        no_cpu: leave out the section for the target's own cores.
         recipe: a name of `arkinfer.recipes` or a TOML file, whose choices stand wherever an
             argument is None; with a `quant` given, its embedding and overrides fall away, too.
         offline: use no network, only what the hub cache has.
@@ -182,14 +189,17 @@ def build(
 
     asked = Asked(
         target, quant, backend, embedding, dtype, context, chunk, kv, activations, overrides,
-        requantize, calib,
+        requantize, calib, no_cpu,
     )  # fmt: skip
     options = options_by(recipe, asked)
     remove_stale()
     kept = Cache.open() if cache else Cache(None)
     stages = Stages(on_progress, kept.folder)
     stages.start("opening the checkpoint")
-    folder = resolve(model_by(options, model), offline=offline, confirm=confirm)
+    named = model_by(options, model)
+    folder = resolve(named, offline=offline, confirm=confirm)
+    if named is None and folder != Path.cwd():
+        stages.note("No model was named, and there is none in this folder: this is the demo model.")
     with open_checkpoint(folder) as checkpoint:
         options = take_ternary(options, checkpoint, stages.part, stages.note)
         options = options.for_checkpoint(checkpoint.schemes())
@@ -319,6 +329,7 @@ def _report(
         kv_scales=options.kv_scales,
         activations={e.compiler.name: e.activations for e in prepared.lowered if e.activations},
         ops=prepared.lowered[0].placement.ops,
+        placement={e.compiler.name: e.placement.by_op() for e in prepared.lowered},
         slow=tuple(line for each in prepared.lowered for line in each.placement.slow_lines()),
         requantized=sentences(options.again(checkpoint.config, checkpoint.schemes())),
         quality=None if quality is None else quality.to_json(),

@@ -42,7 +42,8 @@ def _completed(asked: Asked, own: Recipe) -> Asked:
         )
     names = ("target", "dtype", "context", "chunk", "kv", "activations")
     rest = {name: _first(getattr(asked, name), getattr(own, name)) for name in names}
-    return replace(asked, **rest, requantize=asked.requantize or own.requantize)
+    both = {name: getattr(asked, name) or getattr(own, name) for name in ("requantize", "no_cpu")}
+    return replace(asked, **rest, **both)
 
 
 def model_by(options: BuildOptions, given: str | Path | None) -> str | None:

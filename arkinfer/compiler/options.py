@@ -62,6 +62,7 @@ class Asked:
     overrides: Mapping[str, str] | None = None
     requantize: bool = False
     calib: TextOptions | None = None
+    no_cpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ class BuildOptions:
     kv_scales: str | None = None
     """What an int8 cache has scales for, "token" or "channel"; None: `kv_form.py` has not decided
     yet, or there is no such cache."""
+    beside: str = ""
+    """The backend for the target's own cores, if its section was not asked for by name."""
 
     @classmethod
     def make(cls, asked: Asked) -> BuildOptions:
@@ -103,8 +106,7 @@ class BuildOptions:
         machine = load_target(HERE if asked.target is None else asked.target)
         kv = "fp32" if asked.kv is None else asked.kv
         spec = parse_quant(asked.quant or DEFAULT, asked.embedding)
-        given = asked.backend
-        names = (given,) if isinstance(given, str) else given or machine.backends[:1]
+        names, beside = _backends(asked, machine)
         if len(set(names)) != len(names):
             raise UsageError(
                 f"A backend is named twice: {', '.join(names)}", fix="Name each one once"
@@ -132,7 +134,7 @@ class BuildOptions:
         return cls(
             machine, spec, compilers, asked.dtype, asked.context, asked.chunk or CHUNK, kv,
             asked.activations, asked.quant, asked.embedding, own, asked.requantize,
-            asked.calib or TextOptions(),
+            asked.calib or TextOptions(), beside=beside,
         )  # fmt: skip
 
     @property
@@ -234,7 +236,8 @@ class BuildOptions:
         """The matrices that are quantized once more; none unless that was asked for."""
         if not self.requantize:
             return {}
-        return requantized(config, schemes, self.compilers, self.target, self.quant)
+        wanted = [each for each in self.compilers if each.name != self.beside]
+        return requantized(config, schemes, wanted, self.target, self.quant)
 
     def context_for(self, config: ModelConfig) -> int:
         """Tokens that the artifact will hold.
@@ -252,6 +255,14 @@ class BuildOptions:
                 "longer rope_scaling that its model card publishes",
             )
         return context
+
+
+def _backends(asked: Asked, target: Target) -> tuple[tuple[str, ...], str]:
+    """Whose sections to write, and which of them nobody asked for by name ("": none)."""
+    if asked.backend:
+        return (asked.backend,) if isinstance(asked.backend, str) else asked.backend, ""
+    beside = "" if asked.no_cpu else target.cpu
+    return target.backends[:1] + ((beside,) if beside else ()), beside
 
 
 def activations_name(kind: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ from arkinfer.compiler.kv_scales import TOKENS
 from arkinfer.compiler.options import Asked, BuildOptions
 from arkinfer.compiler.prepare import (
     Lowered,
-    legalize,
+    legalized,
     used_weights,
     with_int8_caches,
 )
@@ -92,6 +92,7 @@ class Plan:
         engine_bytes: of what the target makes of the file before it runs it; 0: it makes nothing.
         prepare_bytes: memory that making it takes there.
         published: what others measured on the target.
+        placement: by backend and op, how many nodes it would run `fast` and `slow`.
         slow: a sentence for everything that would take a slow path.
         requantized: a sentence for each kind of matrix that would be quantized once more.
         recipe: name and SHA-256 of the recipe; None: there was none.
@@ -119,6 +120,7 @@ class Plan:
     engine_bytes: int
     prepare_bytes: int
     published: tuple[Published, ...]
+    placement: dict[str, dict[str, dict[str, int]]]
     slow: tuple[str, ...]
     requantized: tuple[str, ...] = ()
     recipe: dict[str, str] | None = None
@@ -143,6 +145,7 @@ def plan(
     overrides: Mapping[str, str] | None = None,
     requantize: bool = False,
     calib: TextOptions | None = None,
+    no_cpu: bool = False,
     recipe: str | Path | None = None,
     offline: bool = False,
 ) -> Plan:
@@ -158,7 +161,7 @@ def plan(
 
     asked = Asked(
         target, quant, backend, embedding, dtype, context, chunk, kv, activations, overrides,
-        requantize, calib,
+        requantize, calib, no_cpu,
     )  # fmt: skip
     options = options_by(recipe, asked)
     folder = resolve(model_by(options, model), offline=offline, weights=False)
@@ -169,7 +172,7 @@ def plan(
     options = with_kv_scales(options.for_checkpoint(schemes), config)
     length = options.context_for(config)
     module = _fused(options, config, length, options.settled(config, schemes))
-    lowered = [legalize(module, each, options.target, None) for each in options.compilers]
+    lowered = legalized(options, module)
     entries: dict[str, int] = {"ir.txt": len(ir.print_module(module).encode())}
     entries |= _texts(checkpoint)
     entries[GOLDEN] = predicted_bytes(_known_values(lowered), config.vocab_size)
@@ -205,6 +208,7 @@ def plan(
         engine_bytes=device.engine,
         prepare_bytes=device.prepare,
         published=options.target.published,
+        placement={each.compiler.name: each.placement.by_op() for each in lowered},
         slow=tuple(line for each in lowered for line in each.placement.slow_lines()),
         requantized=sentences(options.again(config, schemes)),
         recipe=None if options.recipe is None else options.recipe.facts(),
@@ -308,7 +312,7 @@ def _footprint(lowered: Lowered, target: Target, loaded: int) -> Footprint:
     )
 
 
-def _seconds(lowered: list[Lowered], config: ModelConfig) -> float:
+def _seconds(lowered: Sequence[Lowered], config: ModelConfig) -> float:
     """Tracing, and quantizing at the rate that a small matrix shows now."""
     rates: dict[Scheme, float] = {}
     seconds = (TRACE_SECONDS[0] + TRACE_SECONDS[1] * config.num_hidden_layers) * _slowness()
@@ -359,7 +363,7 @@ def _judging(module: ir.Module, context: int) -> float:
     return moved + products / MULTIPLICATIONS * _slowness()
 
 
-def _known_values(lowered: list[Lowered]) -> int:
+def _known_values(lowered: Sequence[Lowered]) -> int:
     """Values whose fingerprints are kept."""
     ops = ("linear", "embedding", "add", "dense", "rms_norm", "silu_mul")
     nodes = [node for each in lowered for node in each.module.nodes()]

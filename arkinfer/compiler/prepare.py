@@ -15,6 +15,7 @@ from arkinfer.backend.placement import Placement, place
 from arkinfer.compiler.cache import Cache
 from arkinfer.compiler.options import ACTIVATIONS, DTYPES, BuildOptions, activations_name
 from arkinfer.compiler.weights import Leaves
+from arkinfer.errors import UnsupportedError
 from arkinfer.ir.types import dtype_name
 from arkinfer.targets import Target
 
@@ -188,9 +189,7 @@ def prepare(
     fused = module
     if options.kv_scales is not None:
         module = with_int8_caches(fused, options.kv_scales, folder, watch)
-    lowered = tuple(
-        legalize(module, each, options.target, folder, watch) for each in options.compilers
-    )
+    lowered = legalized(options, module, folder, watch)
     dtype = options.dtype or _user_dtype(leaves.dtype("model.embed_tokens.weight"))
     facts: dict[str, str | int] = {}
     if calibration is not None:
@@ -238,6 +237,33 @@ def _retype_leaves(module: ir.Module, dtypes: Mapping[str, str]) -> None:
 def _user_dtype(dtype: np.dtype[Any]) -> str:
     name = dtype_name(dtype)
     return next((user for user, known in DTYPES.items() if known == name), name)
+
+
+def legalized(
+    options: BuildOptions,
+    module: ir.Module,
+    dump_dir: Path | None = None,
+    watch: Watch = unwatched,
+) -> tuple[Lowered, ...]:
+    """The module for each backend, in order.
+
+    Raises:
+        UnsupportedError: a node has no home on one of them.
+    """
+    found: list[Lowered] = []
+    for each in options.compilers:
+        try:
+            found.append(legalize(module, each, options.target, dump_dir, watch))
+        except UnsupportedError as error:
+            if each.name != options.beside:
+                raise
+            raise UnsupportedError(
+                error.what,
+                error.why,
+                "Leave out the section for the target's own cores with --no-cpu, or choose another "
+                "quantization",
+            ) from error
+    return tuple(found)
 
 
 def legalize(

@@ -83,6 +83,7 @@ class Recipe(BaseModel):
         overrides: schemes of matrices by a pattern of their torch module; the last that fits
             counts.
         requantize: quantize once more what the target has no fast path for, as `--requantize`.
+        no_cpu: leave out the section for the target's own cores, as `--no-cpu`.
         calibration: for a calibrated `quant`; None: as usual.
         gates: what the artifact must hold.
     """
@@ -103,6 +104,7 @@ class Recipe(BaseModel):
     activations: str | None = None
     overrides: dict[_Name, str] = Field(default_factory=dict)
     requantize: bool = False
+    no_cpu: bool = False
     calibration: Calibration | None = None
     gates: Gates = Gates()
 

@@ -49,6 +49,8 @@ class Target(BaseModel):
         isa: instruction-set extensions that code may use beyond the architecture's baseline;
             ("host",) stands for whatever this machine has.
         backends: in order of preference; the first compiles unless another one is asked for.
+        cpu: the backend for its own cores, whose section a file has beside the first backend's
+            unless another backend is asked for; "": there is none.
         memory: bytes that the model can be in, of the GPU where it runs there; 0: as many as this
             machine has.
         bandwidth: bytes per second from that memory, for predictions; 0: unknown.
@@ -64,6 +66,7 @@ class Target(BaseModel):
     arch: str
     isa: tuple[str, ...] = ()
     backends: tuple[str, ...] = Field(min_length=1)
+    cpu: str = ""
     memory: int = Field(default=0, ge=0, le=1 << 60)
     bandwidth: float = Field(default=0.0, ge=0, le=1e18)
     sm: int = Field(default=0, ge=0, le=999)

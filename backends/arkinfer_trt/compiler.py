@@ -68,7 +68,8 @@ class TensorRTCompiler:
             found = self.supports(node, target)
             if found.level == "no":
                 where = f" at {node.loc}" if node.loc else ""
-                raise UnsupportedError(f"TensorRT cannot run {node.op}{where}", found.reason)
+                why = found.reason[:1].upper() + found.reason[1:]
+                raise UnsupportedError(f"TensorRT cannot run {node.op}{where}", why)
         out.file(SECTION_IR, ir.print_module(module).encode())
         out.configure(
             _Section(module, target, out, self.dtype).written().to_json(),

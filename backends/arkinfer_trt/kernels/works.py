@@ -13,7 +13,7 @@ from arkinfer_trt.kernels.compiled import compiled
 from arkinfer_trt.kernels.gemv import AnyTile, Gemv, kernel_name, tactics
 from arkinfer_trt.kernels.stored import kernel_json
 
-TYPICAL = 20_000
+TYPICAL = 30_000
 """Bytes of a kernel, of which a plan makes none; they have 8,000 to 80,000."""
 
 

@@ -24,6 +24,7 @@ from arkinfer.targets import load_target
 from arkinfer_trt.compiler import TensorRTCompiler
 from arkinfer_trt.kernels.gemv import Gemv, kernel_name, tactics
 from arkinfer_trt.kernels.stored import read_kernels
+from arkinfer_trt.kernels.works import TYPICAL
 from arkinfer_trt.section import NETWORKS, Network, TensorRTSection
 from tests.backends.expectations import REFUSED
 from tests.backends.lab import Lab, Model, error
@@ -291,9 +292,11 @@ def test_all_matrices_are_in_packings_form(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["f16", "f32"])
-def test_probes_compute_one_product_in_both_ways(dtype: str, tmp_path: Path) -> None:
-    model = MODELS["three layers int4"]
-    with open_artifact(build(model, tmp_path / "model.ark", dtype)) as artifact:
+def test_probes_compute_one_product_in_both_ways(dtype: str, lab: Lab, tmp_path: Path) -> None:
+    half = dtype == "f16"
+    path = lab.path("tensorrt", WHOLE) if half else build(WHOLE, tmp_path / "model.ark", dtype)
+    model = WHOLE
+    with open_artifact(path) as artifact:
         facts, section = told(artifact), artifact.sections["tensorrt"]
         linears = [node for node in model.module.nodes() if node.op == "quant.linear"]
         int4 = [node for node in linears if "int4" in node.weights[0].name]
@@ -317,21 +320,24 @@ def test_probes_compute_one_product_in_both_ways(dtype: str, tmp_path: Path) -> 
             )
 
 
-def test_every_kernel_that_a_network_needs_is_there_and_no_other(lab: Lab) -> None:
-    for model in (WHOLE, MODELS["llama int8"], MODELS["quant.linear int2-g64"]):
-        with open_artifact(lab.path("tensorrt", model)) as artifact:
-            found = read_kernels(artifact.read(told(artifact).kernels))
-        products = [
-            Gemv.of(node.weights[0].type.scheme, node.weights[0].type.shape)
-            for node in model.module.nodes()
-            if node.op == "quant.linear"
-        ]
-        assert set(found) == {
-            kernel_name(gemv, tile) for gemv in products for tile in tactics(gemv).values()
-        }
-        for name, kernel in found.items():
-            assert f".entry {name}(" in kernel.ptx
-            assert ".target sm_87" in kernel.ptx
+def test_every_kernel_that_a_network_needs_is_there_and_no_other(tmp_path: Path) -> None:
+    """About as many bytes as a plan takes them for."""
+    model = MODELS["quant.linear int2-g64"]
+    with open_artifact(build(model, tmp_path / "model.ark", "f16")) as artifact:
+        data = artifact.read(told(artifact).kernels)
+    found = read_kernels(data)
+    assert 0.5 < len(data) / (TYPICAL * len(found)) < 2
+    products = [
+        Gemv.of(node.weights[0].type.scheme, node.weights[0].type.shape)
+        for node in model.module.nodes()
+        if node.op == "quant.linear"
+    ]
+    assert set(found) == {
+        kernel_name(gemv, tile) for gemv in products for tile in tactics(gemv).values()
+    }
+    for name, kernel in found.items():
+        assert f".entry {name}(" in kernel.ptx
+        assert ".target sm_87" in kernel.ptx
 
 
 def test_a_network_without_codes_has_no_kernels(lab: Lab) -> None:
@@ -371,6 +377,8 @@ def test_it_cannot_run_where_no_executor_is(lab: Lab, monkeypatch: pytest.Monkey
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
-    paths = [build(WHOLE, tmp_path / f"{n}.ark", "f16") for n in range(2)]
+    """Kernels included."""
+    model = MODELS["quant.linear int8-row"]
+    paths = [build(model, tmp_path / f"{n}.ark", "f16") for n in range(2)]
     first, second = (hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
     assert first == second
