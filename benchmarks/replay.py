@@ -40,6 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("artifact", type=Path, help="with a section tensorrt and one reference")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument(
+        "--executor", action="store_true", help="by the board's own executor, on torch for TensorRT"
+    )
     parser.add_argument("--network", choices=["gemv", "native"], help="default: its first")
     parser.add_argument("--tokens", type=int, default=300)
     parser.add_argument("--decode", type=int, default=64, help="timed steps")
@@ -48,7 +51,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if given.device == "cuda":
             check_cuda()
-        replayed = TorchExecutor(given.network, given.device)
+        replayed: Executor = TorchExecutor(given.network, given.device)
+        if given.executor:
+            from benchmarks.torch_tensorrt import TensorRTOnTorch
+
+            replayed = TensorRTOnTorch(given.network)
         kl = compared(given.artifact, replayed, given.tokens)
         far = f"mean KL {mean(kl):.2e}, largest {max(kl):.2e} nats to the reference"
         print(f"{len(kl)} tokens: {far}", flush=True)

@@ -7,7 +7,9 @@ Products by the plug-in are whoever's who calls. Caches are written in place, as
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
@@ -21,6 +23,7 @@ Multiply = Callable[[Gemv, Tensor, Tensor, Tensor], Tensor]
 DTYPES = {
     onnx.TensorProto.FLOAT: torch.float32,
     onnx.TensorProto.FLOAT16: torch.float16,
+    onnx.TensorProto.INT32: torch.int32,
     onnx.TensorProto.INT64: torch.int64,
 }
 
@@ -42,9 +45,7 @@ class TorchNetwork:
     def __init__(self, model: onnx.ModelProto, device: str, multiply: Multiply) -> None:
         self._multiply = multiply
         self._host = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-        self._constants = {
-            name: torch.from_numpy(array.copy()).to(device) for name, array in self._host.items()
-        }
+        self._constants = {name: _tensor(array).to(device) for name, array in self._host.items()}
         self.inputs = [value.name for value in model.graph.input]
         self._outputs = [value.name for value in model.graph.output]
         nodes = list(model.graph.node)
@@ -93,6 +94,11 @@ class TorchNetwork:
             return self._multiply(gemv, rows, words, scale).reshape(*x.shape[:-1], gemv.width)
 
         return step
+
+
+def _tensor(array: Any) -> Tensor:
+    """Numbers of four bits one a byte, as torch has no others."""
+    return torch.from_numpy(array.astype(np.int8) if array.dtype.name == "int4" else array.copy())
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:

@@ -18,13 +18,18 @@ from arkinfer.compiler.build import build as build_artifact
 from arkinfer.errors import GateError, UsageError
 from arkinfer.runtime.contract import LoadOptions
 from arkinfer.testing import make_checkpoint
+from arkinfer_trt.executor import TensorRTExecutor
 from arkinfer_trt.graph import IR_VERSION, OPSET
 from arkinfer_trt.section import Network
 from benchmarks import replay, torch_executor
 from benchmarks.torch_executor import TorchExecutor
 from benchmarks.torch_ops import TorchNetwork
+from benchmarks.torch_tensorrt import TorchEngine
 from tests.backends.lab import Lab, error
 from tests.backends.models import MODELS
+from tests.backends.trt.fake import installed
+from tests.backends.trt.fake.machine import Machine
+from tests.backends.trt.fake.tensorrt_runtime import ICudaEngine
 from tests.backends.trt.test_network import BOTH, build
 
 Array = Any
@@ -167,6 +172,49 @@ def test_networks_are_exact_in_float32(name: str, way: Network, tmp_path: Path, 
     opened.close()
     with pytest.raises(UsageError):
         state.step(tokens[:1])
+
+
+class OurExecutorOnTorch:
+    """With the fake's memory and streams, and engines that compute in torch."""
+
+    name = "tensorrt"
+
+    def __init__(self, way: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.machine, self._way = Machine(), way
+        plain, multiply = ICudaEngine.__init__, torch_executor._wide()
+
+        def init(engine: ICudaEngine, *given: Any) -> None:
+            plain(engine, *given)
+            monkeypatch.setattr(
+                engine, "compute", TorchEngine(engine, self.at, "cpu", multiply).compute
+            )
+
+        monkeypatch.setattr(ICudaEngine, "__init__", init)
+
+    def at(self, address: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        nbytes = int(np.prod(shape)) * dtype.itemsize
+        return torch.from_numpy(self.machine.read(address, nbytes)).view(dtype).reshape(shape)
+
+    def open(self, artifact: Any, section: Any, options: LoadOptions) -> Any:
+        with installed(self.machine):
+            return TensorRTExecutor().open(artifact, section, LoadOptions(network=self._way))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["gemv", "native"])
+def test_our_executor_runs_on_it(way: Network, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines whose numbers are where the executor bound them, decoding as a graph."""
+    model = MODELS["three layers int4"]
+    tokens = model.tokens(20)
+    ours = OurExecutorOnTorch(way, monkeypatch)
+    with open_artifact(lab.path("tensorrt", model)) as artifact:
+        opened = ours.open(artifact, artifact.sections["tensorrt"], LoadOptions())
+        state = opened.new_state(24)
+        parts = [state.step(tokens[:16], rows="all").logits]
+        parts += [state.step(tokens[i : i + 1]).logits for i in range(16, 20)]
+        opened.close()
+    assert ours.machine.launches > 0
+    assert error(np.concatenate(parts), lab.answer(model, tokens)) < 2e-2
 
 
 @pytest.mark.slow
