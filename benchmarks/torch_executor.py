@@ -63,7 +63,7 @@ class TorchExecutor:
         way = self.way or next(iter(facts.networks))
         kernels = read_kernels(artifact.read(facts.kernels)) if facts.kernels else {}
         multiply = (
-            _Kernels(Device(facts.sm, kernels.values())) if self.device == "cuda" else _wide()
+            Kernels(Device(facts.sm, kernels.values())) if self.device == "cuda" else unpacked()
         )
         model = onnx.load_from_string(artifact.read(facts.networks[way]))
         network = TorchNetwork(model, self.device, multiply)
@@ -79,7 +79,7 @@ class TorchExecutor:
         return TorchExecutable(facts, network, weights, table, self.device)
 
 
-class _Kernels:
+class Kernels:
     """Multiplies by the kernels of the artifact."""
 
     def __init__(self, device: Device) -> None:
@@ -102,15 +102,15 @@ def _tile(gemv: Gemv, tokens: int) -> AnyTile:
     return next(tile for tile in known if isinstance(tile, DotTile) == (tokens >= FEW))
 
 
-def _wide() -> Multiply:
+def unpacked() -> Multiply:
     """Multiplies in float64, by matrices that are unpacked once."""
-    unpacked: dict[int, Tensor] = {}
+    known: dict[int, tuple[Tensor, Tensor]] = {}  # the words, too: nothing else is put there
 
     def multiply(gemv: Gemv, x: Tensor, words: Tensor, scale: Tensor) -> Tensor:
-        if words.data_ptr() not in unpacked:
+        if words.data_ptr() not in known:
             one = torch.eye(gemv.inputs, dtype=x.dtype)
-            unpacked[words.data_ptr()] = reference(gemv, one, words, scale)
-        return (x.double() @ unpacked[words.data_ptr()]).to(x.dtype)
+            known[words.data_ptr()] = words, reference(gemv, one, words, scale)
+        return (x.double() @ known[words.data_ptr()][1]).to(x.dtype)
 
     return multiply
 

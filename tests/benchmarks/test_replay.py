@@ -181,7 +181,7 @@ class OurExecutorOnTorch:
 
     def __init__(self, way: Network, monkeypatch: pytest.MonkeyPatch) -> None:
         self.machine, self._way = Machine(), way
-        plain, multiply = ICudaEngine.__init__, torch_executor._wide()
+        plain, multiply = ICudaEngine.__init__, torch_executor.unpacked()
 
         def init(engine: ICudaEngine, *given: Any) -> None:
             plain(engine, *given)
@@ -239,7 +239,7 @@ def test_the_command(
         first, second = capsys.readouterr().out.splitlines()
         assert first.startswith("150 tokens: mean KL ")
         assert " tokens per second behind " in second
-    monkeypatch.setattr(torch_executor, "_wide", lambda: lambda gemv, x, words, scale: (
+    monkeypatch.setattr(torch_executor, "unpacked", lambda: lambda gemv, x, words, scale: (
         torch.ones((len(x), gemv.width), dtype=x.dtype)
     ))  # fmt: skip
     assert replay.main(asked) == GateError.exit_code
