@@ -21,7 +21,7 @@ from arkinfer.testing import make_checkpoint
 from arkinfer_trt.executor import TensorRTExecutor
 from arkinfer_trt.graph import IR_VERSION, OPSET
 from arkinfer_trt.section import Network
-from benchmarks import replay, torch_executor
+from benchmarks import replay, replay_shape, torch_executor
 from benchmarks.torch_executor import TorchExecutor
 from benchmarks.torch_ops import TorchNetwork
 from benchmarks.torch_tensorrt import TorchEngine
@@ -215,6 +215,17 @@ def test_our_executor_runs_on_it(way: Network, lab: Lab, monkeypatch: pytest.Mon
         opened.close()
     assert ours.machine.launches > 0
     assert error(np.concatenate(parts), lab.answer(model, tokens)) < 2e-2
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_the_network_of_a_preset_needs_no_weights(tokens: int) -> None:
+    schemes = {"linear": "int4-g32", "embedding": "int8-g32"}
+    model = replay_shape.network("tiny", schemes, context=64, chunk=16)
+    assert len(replay_shape.products(model)) == 11
+    given = replay_shape.inputs(model, tokens, "cpu")
+    logits = TorchNetwork(model, "cpu", torch_executor.unpacked()).run(given)["logits"]
+    assert logits.shape[:2] == (1, 1)
+    assert logits.isfinite().all()
 
 
 @pytest.mark.slow
