@@ -5,8 +5,8 @@ unpacked to float16 as they come, exactly, and each is multiplied by its scale a
 that is the weight that a dense float16 model would have. Products are summed in float32.
 
 The unpacking needs no conversion: a code put into the low bits of the float16 1024 is 1024 + code.
-Source of the trick: Y. J. Kim et al., "Who Says Elephants Can't Run" (2022). Codes of both halves of
-a word are joined first, so that the compiler makes two numbers with each instruction.
+Source of the trick: Y. J. Kim et al., "Who Says Elephants Can't Run" (2022). Codes of both halves
+of a word are joined first, so that the compiler makes two numbers with each instruction.
 """
 
 from __future__ import annotations
