@@ -16,7 +16,7 @@ from onnx import ModelProto, NodeProto, defs
 from arkinfer.errors import UnsupportedError
 from arkinfer_trt.lint import ops
 from arkinfer_trt.lint.network import Network, attributes
-from arkinfer_trt.lint.rules import DTYPES, FIRST_OPSET, LAST_OPSET, RULES, Rule
+from arkinfer_trt.lint.rules import ABSENT, DTYPES, FIRST_OPSET, LAST_OPSET, RULES, Rule
 
 VERSION = "10.16"
 """The TensorRT of JetPack 7.2."""
@@ -156,10 +156,11 @@ def _types(network: Network, node: NodeProto, row: Rule) -> ops.Found:
     for group in row.types:
         seen: dict[str, str] = {}
         for index in group.of(len(node.input)):
-            dtype = network.value(node.input[index]).dtype if node.input[index] else None
-            if dtype is None:
+            if node.input[index] == "":  # an optional one that is not there
                 continue
-            seen.setdefault(dtype, _input(node, index))
+            dtype = network.value(node.input[index]).dtype
+            if dtype:
+                seen.setdefault(dtype, _input(node, index))
             if dtype not in group.allowed:
                 takes = ", ".join(group.allowed)
                 what = f"{_input(node, index)} is {dtype or 'of unknown type'}"
@@ -175,10 +176,13 @@ def _form(network: Network, node: NodeProto, row: Rule) -> ops.Found:
         yield "opset", f"it needs opset {row.opset}"
     for group in row.ranks:
         for index in group.of(len(node.input)):
-            rank = network.value(node.input[index]).rank if node.input[index] else None
-            if rank is not None and str(rank) not in group.allowed:
+            if node.input[index] == "":
+                continue
+            rank = network.value(node.input[index]).rank
+            if str(rank) not in group.allowed:
+                has = "an unknown number of" if rank is None else rank
                 takes = " or ".join(group.allowed)
-                yield "ranks", f"{_input(node, index)} has {rank} axes; TensorRT takes {takes}"
+                yield "ranks", f"{_input(node, index)} has {has} axes; TensorRT takes {takes}"
     for index in row.constant:
         if index < len(node.input) and node.input[index] not in network.constants:
             yield "constant-input", f"{_input(node, index)} has to be a constant, and is computed"
@@ -194,14 +198,14 @@ def _form(network: Network, node: NodeProto, row: Rule) -> ops.Found:
     given = attributes(node)
     for name, wanted in row.attributes.items():
         if name in given and not _equal(given[name], wanted):
-            says = "may not be there" if wanted == "none" else f"has to be {wanted}"
+            says = "may not be there" if wanted == ABSENT else f"has to be {wanted}"
             yield "attributes", f"{name} is {given[name]}; it {says}{_hint(row)}"
 
 
 def _equal(value: object, wanted: str) -> bool:
     """Numbers as such, all of a list, text as it is."""
     if isinstance(value, int | float):
-        return wanted != "none" and value == float(wanted)
+        return f"{value:g}" == wanted
     if isinstance(value, list | tuple):
         return all(_equal(each, wanted) for each in cast("list[object]", value))
     return value == wanted

@@ -9,7 +9,7 @@ Columns of the table, empty where nothing is asked:
     constant    inputs that are known when the engine is built
     absent      optional inputs that may not be there
     outputs     how many there may be
-    attributes  values that they must have where they are there; "none": may not be there
+    attributes  values that they must have where they are there; "-": may not be there
     hint        what to do instead
 
 Sources: the operator table of onnx-tensorrt 10.15 and its importers, TensorRT's release notes (what
@@ -39,6 +39,9 @@ DTYPES: dict[int, str] = {
 
 FIRST_OPSET, LAST_OPSET = 9, 24
 """Of ONNX, that TensorRT 10.15 and 10.16 parse."""
+
+ABSENT = "-"
+"""Of an attribute that may not be there."""
 
 _FLOATS = ("f32", "f16", "bf16")
 _NUMBERS = (*_FLOATS, "i32", "i64")

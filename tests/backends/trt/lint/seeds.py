@@ -197,6 +197,22 @@ def axes_that_are_computed(network: Broken) -> None:
     network.insert(made, node)
 
 
+@seed("Constant at seeded (Constant): value_string is a word; it may not be there [attributes]")
+def a_constant_that_is_a_word(network: Broken) -> None:
+    node = network.node("Add")
+    made = helper.make_node("Constant", [], ["w"], name="seeded/Constant", value_string="a word")
+    network.insert(made, node)
+
+
+@seed("ScatterND at seeded (ScatterND): reduction is add; it has to be none; TensorScatter updates "
+      "a cache in place [attributes]")  # fmt: skip
+def a_scatter_that_adds(network: Broken) -> None:
+    node = network.node("Add")
+    inputs = [node.input[0], "rows", node.input[0]]
+    made = helper.make_node("ScatterND", inputs, ["s"], name="seeded/ScatterND", reduction="add")
+    network.insert(made, node)
+
+
 @seed("TopK at seeded (TopK): sorted is 0; it has to be 1 [attributes]")
 def the_largest_in_any_order(network: Broken) -> None:
     _top_k(network, 64, 0)
