@@ -35,8 +35,9 @@ class Engine:
         import tensorrt as trt
 
         self.errors: deque[str] = deque(maxlen=8)
+        self._logger = logger(self.errors)  # has to be there as long as the runtime
         try:
-            self._runtime = trt.Runtime(logger(self.errors))
+            self._runtime = trt.Runtime(self._logger)
         except (RuntimeError, TypeError) as error:  # it cannot be made
             self.errors.append(str(error))
             raise self.failed("begin to run") from error

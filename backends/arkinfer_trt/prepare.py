@@ -136,7 +136,11 @@ class Preparation:
         path = self.store.keep_engine(self.key, built.plan, _facts(prepared, network))
         self.store.keep_timings(self.key, built.timings)
         told = replace(prepared, path=path, notes=(*notes, *passing, *self.store.notes))
-        return Ready(built.plan, network, told)
+        found = self.store.engine(self.key) if path is not None else None
+        plan = (
+            built.plan if found is None else found.content
+        )  # which takes no memory but the file's
+        return Ready(plan, network, told)
 
     def _usable(self, notes: list[str]) -> list[Network]:
         """Networks that may be taken; without TensorRT's module for plug-ins, those without any."""
