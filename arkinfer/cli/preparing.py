@@ -35,15 +35,14 @@ class Loading(Steps):
         return LoadOptions(**wanted, on_progress=self, on_prepared=self.prepared)
 
     def prepared(self, made: Prepared) -> None:
-        """Says what was made; nothing where it was there already: `prepare` tells that again."""
+        """Says what was made, unless it was there already, and what else is to be known."""
         self.end()
-        if made.reused:
-            return
-        kept = f"kept in {made.path}" if made.path else "not kept, so that each run makes it"
-        say(
-            f"{self._file} was prepared for this device in {duration(made.seconds)}: "
-            f"{human(made.nbytes)}, {kept}"
-        )
+        if not made.reused:
+            kept = f"kept in {made.path}" if made.path else "not kept, so that each run makes it"
+            say(
+                f"{self._file} was prepared for this device in {duration(made.seconds)}: "
+                f"{human(made.nbytes)}, {kept}"
+            )
         for note in made.notes:
             say(note)
 

@@ -25,6 +25,9 @@ from arkinfer_trt.store import EngineKey, Store
 
 T = TypeVar("T")
 
+WANTED = f">={'.'.join(map(str, OLDEST))}"
+"""Of TensorRT, where a section says nothing else."""
+
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What reading a section raises that the compiler did not write."""
 
@@ -60,6 +63,11 @@ class TensorRTExecutor:
             if isinstance(error, _MALFORMED):
                 raise _unreadable(artifact, error) from error
             raise
+
+    def check_device(self) -> None:
+        """See `runtime.contract.DeviceChecker`."""
+        check_software(read_board(), WANTED)
+        Cuda().close()
 
     def check(self, artifact: Artifact, section: Section) -> Demand:
         """Whether `open` would get as far as the engine; see `runtime.contract.Checker`."""
@@ -102,7 +110,7 @@ def _begun(artifact: Artifact, section: Section, options: LoadOptions) -> Prepar
     except _MALFORMED as error:
         raise _unreadable(artifact, error) from error
     board = read_board()
-    check_software(board, section.requires.get("tensorrt", f">={'.'.join(map(str, OLDEST))}"))
+    check_software(board, section.requires.get("tensorrt", WANTED))
     cuda = Cuda()
     try:
         gpu = Gpu(cuda.name, cuda.sm, *cuda.free_memory())

@@ -16,6 +16,7 @@ from typing import Any
 
 from arkinfer.artifact import Artifact
 from arkinfer.errors import DeviceError, UnsupportedError, UsageError
+from arkinfer.machine.procfs import System
 from arkinfer.runtime.contract import LoadOptions
 from arkinfer.runtime.prepared import Choice, Prepared
 from arkinfer_trt import memory
@@ -122,6 +123,7 @@ class Preparation:
         notes: list[str] = []
         measured = self._measured(self._usable(notes))
         notes += [_left_out(name, why) for name, why in measured.problems.items()]
+        timed_before = bool(self.store.timings(self.key))
         network, weights, built = self._built(measured.order, notes)
         several = len(self.section.networks) > 1
         prepared = Prepared(
@@ -131,7 +133,13 @@ class Preparation:
             network=network if several else "",
             choices=_choices(network, measured),
             notes=tuple(notes),
-            facts={"weights": weights, "tensorrt": self.key.tensorrt, "device": self.key.device},
+            facts={
+                "weights": weights,
+                "tensorrt": self.key.tensorrt,
+                "device": self.key.device,
+                "timing_cache": timed_before,
+                "peak_memory": System().kib("proc/self/status", "VmHWM"),
+            },
         )
         path = self.store.keep_engine(self.key, built.plan, _facts(prepared, network))
         self.store.keep_timings(self.key, built.timings)

@@ -82,6 +82,8 @@ def test_every_backend_that_runs_here_has_its_classes() -> None:
                 for kv in ("fp32", "int8"):
                     found = tolerances(manifest(dtype, *schemes, kv=kv), backend)
                     assert found["reference"].error < found["source"].error
+    for schemes in matrices:  # its caches are floats
+        tolerances(manifest("bf16", *schemes), "tensorrt", "fp16")
     assert {row for _, row in NUMERICS} == {*ROUNDING, "int2"}
     assert {backend for backend, _ in NUMERICS} == {backend for backend, _ in CACHES}
 
