@@ -119,9 +119,9 @@ def test_activations_that_are_not_rounded_have_the_tolerances_of_floats() -> Non
 
 def test_an_unknown_class_is_an_error() -> None:
     with pytest.raises(UnsupportedError) as caught:
-        tolerances(manifest("bf16", "int2-row", quant="ternary"), "tensorrt")
+        tolerances(manifest("bf16", "int2-row", quant="ternary"), "executorch")
     assert str(caught.value) == (
-        "There is no tolerance for ternary with bf16 and a cache in fp32 on tensorrt. Nobody "
+        "There is no tolerance for ternary with bf16 and a cache in fp32 on executorch. Nobody "
         "measured how far such an artifact may be from its golden vectors. Check the bytes alone: "
         '"arkinfer verify --integrity-only"; and compare answers with "arkinfer eval".'
     )
