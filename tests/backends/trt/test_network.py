@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from arkinfer.artifact import Artifact, ArtifactWriter, open_artifact
 from arkinfer.compiler.section import SectionWriter
@@ -25,11 +25,13 @@ from arkinfer_trt.compiler import TensorRTCompiler
 from arkinfer_trt.kernels.gemv import Gemv, kernel_name, tactics
 from arkinfer_trt.kernels.stored import read_kernels
 from arkinfer_trt.kernels.works import TYPICAL
+from arkinfer_trt.numbers import quantized
 from arkinfer_trt.section import NETWORKS, Network, TensorRTSection
 from tests.backends.expectations import REFUSED
 from tests.backends.lab import Lab, Model, error
 from tests.backends.models import MODELS
-from tests.backends.trt.runner import TensorRTOnCpu, numbers, runnable, start
+from tests.backends.trt.fake.network import with_functions
+from tests.backends.trt.standard import Sequence, session
 
 PARSED = frozenset(
     "Add ArkGemv Attention Cast DequantizeLinear Gather LessOrEqual MatMul Mul RMSNormalization "
@@ -90,9 +92,8 @@ def test_float32_is_exact(name: str, way: Network, tmp_path: Path, lab: Lab) -> 
     tokens = model.tokens(20)
     with open_artifact(build(model, tmp_path / "model.ark", "f32")) as artifact:
         assert tuple(told(artifact).networks) == ways(model)
-        section = artifact.sections["tensorrt"]
-        state = TensorRTOnCpu(way).open(artifact, section, LoadOptions(2)).new_state(24)
-    parts = [state.step(tokens[a:b], rows="all").logits for a, b in ((0, 16), (16, 19), (19, 20))]
+        sequence = Sequence(artifact, way)
+        parts = [sequence.step(tokens[a:b]) for a, b in ((0, 16), (16, 19), (19, 20))]
     assert error(np.concatenate(parts), lab.answer(model, tokens)) < 1e-4
 
 
@@ -100,11 +101,9 @@ def test_float32_is_exact(name: str, way: Network, tmp_path: Path, lab: Lab) -> 
 def test_the_checker_and_shape_inference_accept_it(name: str, way: Network, lab: Lab) -> None:
     """As it is, with the plug-in's types where they stand, and with what the plug-in computes."""
     with open_artifact(lab.path("tensorrt", MODELS[name])) as artifact:
-        section = artifact.sections["tensorrt"]
         bare = onnx.load_from_string(artifact.read(told(artifact).networks[way]))
-        whole, _ = runnable(artifact, section, way)
     onnx.checker.check_model(bare, full_check=True)
-    onnx.checker.check_model(whole, full_check=True)
+    onnx.checker.check_model(with_functions(bare), full_check=True)
     assert not bare.functions, "TensorRT would take it for the plug-in"
     known = types(onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True))
     missing = [out for node in bare.graph.node for out in node.output if out not in known]
@@ -214,20 +213,23 @@ def test_caches_are_updated_in_place(model: onnx.ModelProto) -> None:
         assert readers == ["TensorScatter"]
 
 
-def test_int4_keeps_the_rules_of_dequantize_linear(lab: Lab) -> None:
-    with open_artifact(lab.path("tensorrt", MODELS["quant.linear int4-g64"])) as artifact:
-        model, _ = runnable(artifact, artifact.sections["tensorrt"], "native")
-    tensors = {t.name: t for t in model.graph.initializer}
-    found = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
+def test_int4_keeps_the_rules_of_dequantize_linear(
+    loaded: Callable[..., onnx.ModelProto], lab: Lab
+) -> None:
+    model = MODELS["quant.linear int4-g64"]
+    with open_artifact(lab.path("tensorrt", model)) as artifact:
+        constant = {n for each in told(artifact).weights if each.constant for n in each.inputs}
+    network = loaded(model, "native")
+    known = types(network)
+    found = [node for node in network.graph.node if node.op_type == "DequantizeLinear"]
     assert len(found) == 5
     for node in found:
-        codes, scale = (tensors[name] for name in node.input)  # no zero point
+        (kind, codes), (unit, scale) = (known[name] for name in node.input)  # no zero point
+        assert set(node.input) <= constant
         assert {a.name: a.i for a in node.attribute} == {"axis": 0, "block_size": 64}
-        assert codes.data_type == TensorProto.INT4
-        assert scale.data_type == TensorProto.FLOAT16
-        assert [codes.dims[0] // 64, codes.dims[1]] == list(scale.dims)
-        assert (numpy_helper.to_array(scale) > 0).all()
-        assert (codes.dims[0] * codes.dims[1]) % 2 == 0
+        assert (kind, unit) == (TensorProto.INT4, TensorProto.FLOAT16)
+        assert [codes[0] // 64, codes[1]] == scale
+        assert (codes[0] * codes[1]) % 2 == 0
 
 
 @pytest.mark.parametrize("name", ["three layers int4", "quant.embedding untied"])
@@ -285,8 +287,7 @@ def test_all_matrices_are_in_packings_form(lab: Lab) -> None:
                     for each in told(artifact).weights
                     if each.inputs[0] == f"{weight.name}.words"
                 )
-                got, expected = numbers(artifact, stored), WHOLE.store.load(weight)
-                assert isinstance(got, QuantizedTensor)
+                got, expected = quantized(artifact, stored), WHOLE.store.load(weight)
                 assert isinstance(expected, QuantizedTensor)
                 np.testing.assert_array_equal(got.dequantize(), expected.dequantize())
 
@@ -295,29 +296,26 @@ def test_all_matrices_are_in_packings_form(lab: Lab) -> None:
 def test_probes_compute_one_product_in_both_ways(dtype: str, lab: Lab, tmp_path: Path) -> None:
     half = dtype == "f16"
     path = lab.path("tensorrt", WHOLE) if half else build(WHOLE, tmp_path / "model.ark", dtype)
-    model = WHOLE
+    linears = [node for node in WHOLE.module.nodes() if node.op == "quant.linear"]
+    int4 = [node for node in linears if "int4" in node.weights[0].name]
     with open_artifact(path) as artifact:
-        facts, section = told(artifact), artifact.sections["tensorrt"]
-        linears = [node for node in model.module.nodes() if node.op == "quant.linear"]
-        int4 = [node for node in linears if "int4" in node.weights[0].name]
+        facts = told(artifact)
         assert sum(probe.times for probe in facts.probes) == len(int4)
-        kinds = {node.weights[0].type for node in int4}
-        assert len(facts.probes) == len(kinds)
+        assert len(facts.probes) == len({node.weights[0].type for node in int4})
         weights = {each.inputs[0]: each for each in facts.weights}
         for probe in facts.probes:
             outputs: list[Any] = []
             for way in NETWORKS:
                 weight = weights[probe.weights[way]]
-                net, feeds = runnable(artifact, section, way, probe.files[way])
-                onnx.checker.check_model(net, full_check=True)
-                assert [v.name for v in net.graph.input] == ["x", *weight.inputs]
+                model = onnx.load_from_string(artifact.read(probe.files[way]))
+                onnx.checker.check_model(model, full_check=True)
+                assert [v.name for v in model.graph.input] == ["x", *weight.inputs]
                 x = np.random.default_rng(4).normal(size=(1, 3, weight.stored.shape[1]))
-                feeds["x"] = x.astype(facts.dtype)
-                outputs += start(net).run(["y"], feeds)
+                outputs += session(artifact, probe.files[way]).run(
+                    ["y"], {"x": x.astype(facts.dtype)}
+                )
             assert outputs[0].shape == (1, 3, weight.stored.shape[0])
-            np.testing.assert_allclose(
-                outputs[0], outputs[1], atol=2e-3 if dtype == "f16" else 1e-5
-            )
+            np.testing.assert_allclose(outputs[0], outputs[1], atol=2e-3 if half else 1e-5)
 
 
 def test_every_kernel_that_a_network_needs_is_there_and_no_other(tmp_path: Path) -> None:
