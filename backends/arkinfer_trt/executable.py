@@ -19,7 +19,7 @@ from arkinfer_trt.cuda import Cuda, Memory
 from arkinfer_trt.embedding import Embedding
 from arkinfer_trt.engine import Engine
 from arkinfer_trt.section import Cache, TensorRTSection
-from arkinfer_trt.state import Held, TensorRTState
+from arkinfer_trt.state import BEFORE_GRAPHS, Held, TensorRTState
 from arkinfer_trt.steps import Steps
 
 DECODE, PREFILL, VERIFY = "decode", "prefill", "verify"
@@ -67,7 +67,7 @@ class TensorRTExecutable:
         self._turn = threading.RLock()
 
     def warm_up(self) -> str:
-        """Takes a step in both ways, so that the first token of a user waits for nothing.
+        """Takes steps of one token in both ways, so that a user's first one waits for nothing.
 
         Returns:
             Why steps cannot be CUDA graphs, in a sentence, and will not be; "": they are.
@@ -83,8 +83,9 @@ class TensorRTExecutable:
 
     def _warmed(self, state: TensorRTState) -> str:
         token = np.zeros(1, np.int64)
-        state.step(token)
-        state.truncate(0)
+        for _ in range(BEFORE_GRAPHS):
+            state.step(token)
+            state.truncate(0)
         try:
             state.step(token)
         except DeviceError as error:

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from arkinfer_trt.executable import TensorRTExecutable
 
 
+BEFORE_GRAPHS = 2
+"""Steps of a context that run before one is captured; as many as trtexec takes."""
+
+
 class Held:
     """What a state has on the device: given back when the state is gone, or the model closed.
 
     Its steps of one token have a context of their own, for a graph keeps the addresses that it
-    was captured with. The first of them runs without a graph, as TensorRT asks for before it is
-    captured.
+    was captured with. The first of them run without a graph: TensorRT finishes what a context has
+    on the device while it runs, and a graph that was captured before would not know of it.
 
     Attributes:
         addresses: of `past.X` and `present.X`, which are the same, of each cache.
@@ -32,6 +36,7 @@ class Held:
         self._memory = memory
         self._context: Context | None = None
         self._graph: Graph | None = None
+        self._plain = 0
 
     def run_one(self, steps: Steps, graphs: bool) -> None:
         """Puts the step of one token that was fed into the stream.
@@ -42,14 +47,14 @@ class Held:
         if self._context is None:
             context = steps.context(self.addresses)
             context.shape(steps.shapes())
-            steps.enqueue(context)
             self._context = context
-        elif graphs:
-            if self._graph is None:
-                self._graph = steps.capture(self._context)
-            self._graph.launch()
-        else:
+        if not graphs or self._plain < BEFORE_GRAPHS:
             steps.enqueue(self._context)
+            self._plain += 1
+            return
+        if self._graph is None:
+            self._graph = steps.capture(self._context)
+        self._graph.launch()
 
     def close(self) -> None:
         if self._graph is not None:
