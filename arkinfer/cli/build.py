@@ -149,8 +149,12 @@ def _kinds(activations: Mapping[str, str]) -> str:
 
 
 def _next(report: BuildReport) -> str:
-    from arkinfer.runtime.registry import executors
+    from arkinfer.runtime.registry import device_of, executors
 
+    if device_of(report.backends[0]) == "gpu":
+        here = any(device_of(name) == "cpu" for name in report.backends)
+        also = f'; here: arkinfer run {report.path} "…" --device cpu' if here else ""
+        return f"on its device: arkinfer prepare {report.path}{also}"
     if report.backends[0] in executors():
         return f'arkinfer run {report.path} "…"'
     return f"arkinfer inspect {report.path} ({report.backends[0]} is not run by this arkinfer)"

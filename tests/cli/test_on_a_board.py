@@ -30,11 +30,10 @@ Place = Callable[..., None]
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model for any Orin, with a section for its processor."""
+    """A small model for any Orin, which has a section for the processor, too."""
     folder = tmp_path_factory.mktemp("board")
-    backends = ("tensorrt", "onnxruntime")
     return build(
-        make_checkpoint("tiny", 0, folder / "tiny"), target="jetson-orin", backend=backends,
+        make_checkpoint("tiny", 0, folder / "tiny"), target="jetson-orin",
         context=128, chunk=32, output=folder / "m.ark",
     ).path  # fmt: skip
 
@@ -153,3 +152,19 @@ def test_this_machine(ark: Ark, file: Path) -> None:
     answer = ark("run", file, "What is a list?", "--raw", "--max-new-tokens", 4, "--device", "cpu")
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cores", [True, False])
+def test_what_a_build_says_to_do_next(ark: Ark, file: Path, tmp_path: Path, cores: bool) -> None:
+    path = tmp_path / "n.ark"
+    options = ["--target", "jetson-orin", "--context", 128, "--chunk", 32, "-o", path]
+    result = ark("build", file.parent / "tiny", *options, *([] if cores else ["--no-cpu"]))
+    assert result.code == 0, result.err
+    here = f'; here: arkinfer run {path} "…" --device cpu' if cores else ""
+    assert result.out.splitlines()[-1] == f"next      on its device: arkinfer prepare {path}{here}"
+    ran = ark("run", path, "A list", "--raw", "--max-new-tokens", 2, "--device", "cpu")
+    assert (ran.code, ran.err) == ((0, "") if cores else (
+        2, "error: The artifact has no section for the processor. It was built for: tensorrt. "
+        "Build it without --no-cpu.\n",
+    ))  # fmt: skip
