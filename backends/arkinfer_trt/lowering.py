@@ -2,7 +2,8 @@
 
 f32 [T, width] becomes [1, T, width] and f32 [T, heads, D] becomes [1, heads, T, D], in the
 network's one float type. Caches have a fixed capacity: the network is strongly typed, every
-cache is an input and an output at the same address, and a mask hides what is not written yet.
+cache is an input and an output at the same address. Attention reads the rows of it that the input
+`keys` counts, and a mask hides those of them that are not written yet.
 Weights are inputs; `section.py` tells what all inputs and outputs are.
 """
 
@@ -19,7 +20,7 @@ from arkinfer.errors import UnsupportedError
 from arkinfer.ir import CacheType, Node, Value
 from arkinfer_trt.graph import Graph, Origin, Tensor
 from arkinfer_trt.products import Products
-from arkinfer_trt.section import HIDDEN, LENGTH, LOGITS, POSITIONS, ROWS, Cache, Network
+from arkinfer_trt.section import HIDDEN, KEYS, LENGTH, LOGITS, POSITIONS, ROWS, Cache, Network
 from arkinfer_trt.support import TOKENS
 from arkinfer_trt.weights import ONNX, Weights
 
@@ -61,7 +62,7 @@ class Lowering:
         self._type = ONNX[dtype]
         self._scalar = np.dtype(ir.DTYPES[dtype])
         self._names: dict[Value, str] = {}
-        self._mask = ""
+        self._mask = self._count = ""
 
     def run(self) -> None:
         """Emits everything.
@@ -80,6 +81,7 @@ class Lowering:
         self._names[self.embedding.result] = self._input(HIDDEN, self._type, 1, "T", width)
         self._input(POSITIONS, TensorProto.INT64, 1, "T")
         self._input(LENGTH, TensorProto.INT64, 1)
+        self._input(KEYS, TensorProto.INT64, 1, 1, 1, "C")
         for value in sorted(self._function.inputs, key=lambda value: value.name != ROWS):
             if isinstance(value.type, CacheType):
                 _, heads, size = value.type.shape
@@ -174,17 +176,24 @@ class Lowering:
         return self._add(node, "TensorScatter", *inputs, output=output, axis=-2)
 
     def attention(self, node: Node) -> str:
-        inputs = [self._of(node, index) for index in range(3)]
+        keys, values = (self._rows_of_cache(node, index) for index in (1, 2))
         scale = cast(float, node.attributes["scale"])
-        return self._add(node, "Attention", *inputs, self._visible(node), scale=scale)
+        inputs = [self._of(node, 0), keys, values, self._visible(node)]
+        return self._add(node, "Attention", *inputs, scale=scale)
+
+    def _rows_of_cache(self, node: Node, index: int) -> str:
+        """[1, heads, C, size]: the first rows, of which there are as many as `keys`."""
+        first, axis, last = (self.graph.constant([n], np.int64) for n in (0, 2, 3))
+        if not self._count:
+            self._count = self._add(node, "Gather", self._add(node, "Shape", KEYS), last, axis=0)
+        return self._add(node, "Slice", self._of(node, index), first, self._count, axis)
 
     def _visible(self, node: Node) -> str:
-        """bool [1, 1, T, capacity]: query at position p sees the cache up to p."""
+        """bool [1, 1, T, C]: query at position p sees the cache up to p."""
         if not self._mask:
-            keys = self.graph.constant(np.arange(self._context)[None, None, None], np.int64)
             axes = self.graph.constant([1, 3], np.int64)
             queries = self._add(node, "Unsqueeze", POSITIONS, axes)
-            self._mask = self._add(node, "LessOrEqual", keys, queries)
+            self._mask = self._add(node, "LessOrEqual", KEYS, queries)
         return self._mask
 
     def positions(self, node: Node) -> str:

@@ -30,6 +30,7 @@ from arkinfer_trt.numbers import inputs
 from arkinfer_trt.plugins import register
 from arkinfer_trt.section import (
     HIDDEN,
+    KEYS,
     POSITIONS,
     ROWS,
     Network,
@@ -287,12 +288,13 @@ def _left_out(network: Network, why: str) -> str:
 def _profiles(section: TensorRTSection) -> list[dict[str, Range]]:
     """Shapes of the inputs that vary, by profile."""
 
-    def shapes(tokens: int, rows: int) -> dict[str, tuple[int, ...]]:
-        return {HIDDEN: (1, tokens, section.hidden_size), POSITIONS: (1, tokens), ROWS: (rows,)}
+    def shapes(tokens: int, rows: int, seen: int) -> dict[str, tuple[int, ...]]:
+        hidden = (1, tokens, section.hidden_size)
+        return {HIDDEN: hidden, POSITIONS: (1, tokens), ROWS: (rows,), KEYS: (1, 1, 1, seen)}
 
     found: list[dict[str, Range]] = []
     for sizes in section.profiles().values():
-        least, usual, most = (shapes(t, r) for t, r in zip(sizes["T"], sizes["R"], strict=True))
+        least, usual, most = (shapes(*some) for some in zip(*sizes.values(), strict=True))
         found.append({name: (least[name], usual[name], most[name]) for name in least})
     return found
 

@@ -7,6 +7,7 @@ A network computes in `dtype` and has these inputs, besides weights:
     positions  int64 [1, T]                of these tokens
     length     int64 [1]                   tokens in the caches before the step
     rows       int64 [R]                   which of the T want logits
+    keys       int64 [1, 1, 1, C]          0 to C - 1: rows of the caches that the step looks at
     past.X     dtype [1, heads, context, size]   each cache X
 
 and gives `logits`, float32 [1, R, vocab_size], and each cache as `present.X`, at the address of its
@@ -23,8 +24,14 @@ from typing import Any, Literal, TypeAlias
 
 from arkinfer.limits import count
 
-HIDDEN, POSITIONS, LENGTH, ROWS = "hidden", "positions", "length", "rows"
+HIDDEN, POSITIONS, LENGTH, ROWS, KEYS = "hidden", "positions", "length", "rows", "keys"
 LOGITS = "logits"
+
+WINDOW = 256
+"""The fewest rows of a cache that steps look at, where it has that many."""
+
+USUAL = 2048
+"""Tokens of a sequence for which kernels are chosen."""
 
 Form: TypeAlias = Literal["dense", "gemv", "int4"]
 """dense: the numbers in the network's dtype. gemv: `kernels.layout.repacked`, two inputs. int4:
@@ -201,13 +208,27 @@ class TensorRTSection:
         itemsize = {"float16": 2, "float32": 4}[self.dtype]
         return itemsize * sum(math.prod(cache.shape) for cache in self.caches)
 
+    def window(self, tokens: int) -> int:
+        """Rows C of the caches that a step looks at which leaves `tokens` there: at least these,
+        and one of few sizes, for each has a graph of its own.
+
+        The caches have room for `context` tokens from the start. Attention over all of them would
+        make the first token as slow as the last.
+        """
+        rows = WINDOW
+        while rows < tokens:
+            rows *= 2
+        return min(rows, self.context)
+
     def profiles(self) -> dict[str, dict[str, tuple[int, int, int]]]:
-        """Least, usual and most tokens T and rows R of each optimization profile, in the order of
-        their numbers. `verify` is for logits of all rows, and takes memory only where it is used.
+        """Least, usual and most tokens T, rows R and rows of the caches C of each optimization
+        profile, in the order of their numbers. `verify` is for logits of all rows, and takes memory
+        only where it is used.
         """
         few, many = (1, 1, 1), (1, self.chunk, self.chunk)
+        seen = (self.window(1), self.window(USUAL), self.context)
         return {
-            "decode": {"T": few, "R": few},
-            "prefill": {"T": many, "R": few},
-            "verify": {"T": many, "R": many},
+            "decode": {"T": few, "R": few, "C": seen},
+            "prefill": {"T": many, "R": few, "C": seen},
+            "verify": {"T": many, "R": many, "C": seen},
         }

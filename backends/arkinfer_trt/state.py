@@ -23,9 +23,10 @@ BEFORE_GRAPHS = 2
 class Held:
     """What a state has on the device: given back when the state is gone, or the model closed.
 
-    Its steps of one token have a context of their own, for a graph keeps the addresses that it
-    was captured with. The first of them run without a graph: TensorRT finishes what a context has
-    on the device while it runs, and a graph that was captured before would not know of it.
+    Its steps of one token have a context of their own, for a graph keeps the addresses and shapes
+    that it was captured with. The first of them that look at so many rows of the caches run
+    without a graph: TensorRT finishes what a context has on the device while it runs, and a graph
+    that was captured before would not know of it.
 
     Attributes:
         addresses: of `past.X` and `present.X`, which are the same, of each cache.
@@ -36,7 +37,7 @@ class Held:
         self._memory = memory
         self._context: Context | None = None
         self._graph: Graph | None = None
-        self._plain = 0
+        self._window = self._plain = 0
 
     def run_one(self, steps: Steps, graphs: bool) -> None:
         """Puts the step of one token that was fed into the stream.
@@ -44,22 +45,33 @@ class Held:
         Raises:
             DeviceError: the device or TensorRT refuses; also where a graph cannot be made.
         """
-        if self._context is None:
-            context = steps.context(self.addresses)
-            context.shape(steps.shapes())
-            self._context = context
+        context = self._context or steps.context(self.addresses)
+        if self._window != steps.window:
+            self._begin(context, steps)
+        self._context = context
         if not graphs or self._plain < BEFORE_GRAPHS:
-            steps.enqueue(self._context)
+            steps.enqueue(context)
             self._plain += 1
             return
         if self._graph is None:
-            self._graph = steps.capture(self._context)
+            self._graph = steps.capture(context)
         self._graph.launch()
 
-    def close(self) -> None:
+    def _begin(self, context: Context, steps: Steps) -> None:
+        """Before the first step that looks at so many rows of the caches."""
+        self._drop_graph()
+        self._window = self._plain = 0  # until the context is known to have taken its shapes
+        context.shape(steps.shapes())
+        self._window = steps.window
+
+    def _drop_graph(self) -> None:
         if self._graph is not None:
             self._graph.close()
-        self._graph = self._context = None
+        self._graph = None
+
+    def close(self) -> None:
+        self._drop_graph()
+        self._context = None
         self._memory.close()
 
 

@@ -12,11 +12,14 @@ from arkinfer.runtime.contract import FloatArray, IntArray
 from arkinfer_trt.cuda import Cuda, Graph, Memory, Pinned
 from arkinfer_trt.embedding import Embedding
 from arkinfer_trt.engine import Context, Engine
-from arkinfer_trt.section import HIDDEN, LENGTH, LOGITS, POSITIONS, ROWS, TensorRTSection
+from arkinfer_trt.section import HIDDEN, KEYS, LENGTH, LOGITS, POSITIONS, ROWS, TensorRTSection
 
 
 class Steps:
     """Memory for inputs and logits of a kind of steps, on both sides.
+
+    Attributes:
+        window: rows of the caches that the step which was fed looks at.
 
     Args:
         engine: what runs.
@@ -42,6 +45,7 @@ class Steps:
         embedding: Embedding,
     ) -> None:
         self._engine, self._cuda, self._profile = engine, cuda, profile
+        self._section, self.window = section, 0
         self._embedding, self._weights = embedding, weights
         tokens, rows = most
         self._all = rows > 1
@@ -62,6 +66,9 @@ class Steps:
             self._device = {
                 name: self._memory.device(host.nbytes, what) for name, host in self._host.items()
             }
+            keys = np.arange(section.context, dtype=np.int64)
+            self._device[KEYS] = self._memory.device(keys.nbytes, what)
+            cuda.upload(self._device[KEYS], keys)
             self._activations = engine.activations(profile, self._memory, what)
         except BaseException:
             self._memory.close()
@@ -80,11 +87,13 @@ class Steps:
         """Of the inputs that vary, for the tokens that were fed."""
         count, width = self._count, self._host[HIDDEN].array.shape[1]
         rows = count if self._all else 1
-        return {HIDDEN: (1, count, width), POSITIONS: (1, count), ROWS: (rows,)}
+        keys = (1, 1, 1, self.window)
+        return {HIDDEN: (1, count, width), POSITIONS: (1, count), ROWS: (rows,), KEYS: keys}
 
     def feed(self, tokens: IntArray, length: int) -> None:
         """Writes the inputs of a step on the host's side."""
         count = self._count = len(tokens)
+        self.window = self._section.window(length + count)
         self._embedding.look_up(tokens, self._host[HIDDEN].array[:count])
         self._host[POSITIONS].array[:count] = np.arange(length, length + count)
         self._host[LENGTH].array[0] = length

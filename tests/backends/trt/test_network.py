@@ -35,7 +35,7 @@ from tests.backends.trt.standard import Sequence, session
 
 PARSED = frozenset(
     "Add ArkGemv Attention Cast DequantizeLinear Gather LessOrEqual MatMul Mul RMSNormalization "
-    "Reshape RotaryEmbedding Sigmoid Slice TensorScatter Transpose Unsqueeze".split()
+    "Reshape RotaryEmbedding Shape Sigmoid Slice TensorScatter Transpose Unsqueeze".split()
 )
 """What the parser of TensorRT 10.15 takes, of what this backend emits, and our plug-in."""
 
@@ -158,9 +158,9 @@ def test_every_node_says_what_it_is_for(loaded: Callable[..., onnx.ModelProto]) 
 
 def test_weights_are_inputs_and_constants_are_small(model: onnx.ModelProto) -> None:
     names = [value.name for value in model.graph.input]
-    assert names[:4] == ["hidden", "positions", "length", "rows"]
+    assert names[:5] == ["hidden", "positions", "length", "keys", "rows"]
     caches = [name for name in names if name.startswith("past.")]
-    assert names[4 : 4 + len(caches)] == caches
+    assert names[5 : 5 + len(caches)] == caches
     assert sum(tensor.ByteSize() for tensor in model.graph.initializer) < 4096
     assert not {t.name for t in model.graph.initializer} & set(names)
 

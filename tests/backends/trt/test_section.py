@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -83,7 +84,19 @@ def test_refuses_anything_else(change: Callable[[Any], None]) -> None:
 
 def test_profiles() -> None:
     assert SECTION.profiles() == {
-        "decode": {"T": (1, 1, 1), "R": (1, 1, 1)},
-        "prefill": {"T": (1, 8, 8), "R": (1, 1, 1)},
-        "verify": {"T": (1, 8, 8), "R": (1, 8, 8)},
+        "decode": {"T": (1, 1, 1), "R": (1, 1, 1), "C": (64, 64, 64)},
+        "prefill": {"T": (1, 8, 8), "R": (1, 1, 1), "C": (64, 64, 64)},
+        "verify": {"T": (1, 8, 8), "R": (1, 8, 8), "C": (64, 64, 64)},
     }
+    long = replace(SECTION, context=9000).profiles()
+    assert long["decode"] == {"T": (1, 1, 1), "R": (1, 1, 1), "C": (256, 2048, 9000)}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "rows"),
+    [(1, 256), (256, 256), (257, 512), (4096, 4096), (4097, 8192), (8193, 9000), (9000, 9000)],
+)
+def test_steps_look_at_as_many_rows_of_the_caches_as_few_sizes_allow(
+    tokens: int, rows: int
+) -> None:
+    assert replace(SECTION, context=9000).window(tokens) == rows
