@@ -29,6 +29,7 @@ from arkinfer_trt.kernels.layout import repacked
 from arkinfer_trt.kernels.stored import read_kernels
 from arkinfer_trt.section import (
     HIDDEN,
+    KEYS,
     LENGTH,
     LOGITS,
     POSITIONS,
@@ -154,7 +155,7 @@ class TorchState:
             f"past.{cache.name}": torch.zeros(cache.shape, dtype=self._dtype, device=owner.device)
             for cache in owner.facts.caches
         }
-        self._decode: tuple[torch.cuda.CUDAGraph, dict[str, Tensor], Tensor] | None = None
+        self._decode: dict[int, tuple[torch.cuda.CUDAGraph, dict[str, Tensor], Tensor]] = {}
 
     def step(
         self, tokens: IntArray, *, rows: Rows = "last", taps: tuple[str, ...] = ()
@@ -164,15 +165,17 @@ class TorchState:
             raise closed()
         tokens = check_tokens(owner, self, tokens, taps)
         count = len(tokens)
+        window = owner.facts.window(self.length + count)
         wide = owner.table[tokens].astype(np.float32) * np.float32(owner.facts.embedding_factor)
         feeds = {
             HIDDEN: torch.from_numpy(wide[None]).to(self._dtype),
             POSITIONS: torch.arange(self.length, self.length + count)[None],
             LENGTH: torch.tensor([self.length]),
+            KEYS: torch.arange(window)[None, None, None],
             ROWS: torch.arange(count) if rows == "all" else torch.tensor([count - 1]),
         }
         if count == 1 and owner.device == "cuda":
-            logits = self._replayed(feeds)
+            logits = self._replayed(window, feeds)
         else:
             logits = self._run({name: each.to(owner.device) for name, each in feeds.items()})
         self.length += count
@@ -184,17 +187,18 @@ class TorchState:
         with torch.inference_mode():
             return self.owner.network.run({**self.owner.weights, **self._caches, **feeds})[LOGITS]
 
-    def _replayed(self, feeds: dict[str, Tensor]) -> Tensor:
-        """Of one token: the first run prepares and is captured, the others replay."""
-        if self._decode is None:
+    def _replayed(self, window: int, feeds: dict[str, Tensor]) -> Tensor:
+        """Of one token: the first run that looks at so many rows of the caches prepares and is
+        captured, the others replay."""
+        if window not in self._decode:
             held = {name: each.to(self.owner.device) for name, each in feeds.items()}
             self._run(held)  # kernels are loaded; what it writes is written again
             torch.cuda.synchronize()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 logits = self._run(held)
-            self._decode = graph, held, logits
-        graph, held, logits = self._decode
+            self._decode[window] = graph, held, logits
+        graph, held, logits = self._decode[window]
         for name, each in feeds.items():
             held[name].copy_(each)
         graph.replay()

@@ -1,7 +1,8 @@
 """The operators of our TensorRT networks in torch, one function each, by the rules of ONNX: what a
 node gives has the dtype of what it gets, as in a strongly typed engine. Knows no artifact.
 
-Products by the plug-in are whoever's who calls. Caches are written in place, as on a board.
+Products by the plug-in are whoever's who calls. Caches are written in place, as on a board. Sizes
+of tensors are computed on the host, so that a CUDA graph can be captured.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class TorchNetwork:
         self._constants = {name: _tensor(array).to(device) for name, array in self._host.items()}
         self.inputs = [value.name for value in model.graph.input]
         self._outputs = [value.name for value in model.graph.output]
+        self._sizes: set[str] = set()
         nodes = list(model.graph.node)
         last = {name: i for i, node in enumerate(nodes) for name in node.input}
         kept = {*self._outputs, *self._constants}
@@ -80,12 +82,22 @@ class TorchNetwork:
         if not set(attributes) <= set(names):
             raise ValueError(f"{node.op_type} has the attributes {sorted(attributes)}")
         given = list(node.input)[: len(node.input) - fixed]
-        numbers = [self._host[name].tolist() for name in list(node.input)[len(given) :]]
+        numbers = {name: self._host.get(name) for name in list(node.input)[len(given) :]}
+        host = self._constant_sizes(node, given)
 
         def step(values: dict[str, Tensor]) -> Tensor:
-            return operation(*(values[name] for name in given), *numbers, **attributes)
+            operands = (host[name] if name in host else values[name] for name in given)
+            known = ((values[n] if a is None else a).tolist() for n, a in numbers.items())
+            return operation(*operands, *known, **attributes)
 
         return step
+
+    def _constant_sizes(self, node: onnx.NodeProto, given: list[str]) -> dict[str, Tensor]:
+        """The operands of a node on the host, where it computes sizes."""
+        if node.op_type != "Shape" and not self._sizes & set(given):
+            return {}
+        self._sizes.add(node.output[0])
+        return {n: torch.from_numpy(self._host[n].copy()) for n in given if n in self._host}
 
     def _product(self, names: list[str], gemv: Gemv) -> Step:
         def step(values: dict[str, Tensor]) -> Tensor:
@@ -149,6 +161,10 @@ def scatter(cache: Tensor, update: Tensor, start: Tensor, axis: int) -> Tensor:
     return cache.index_copy_(axis, at, update)
 
 
+def shape(x: Tensor) -> Tensor:
+    return torch.tensor(x.shape)
+
+
 def slices(x: Tensor, starts: list[int], ends: list[int], axes: list[int]) -> Tensor:
     for start, end, axis in zip(starts, ends, axes, strict=True):
         x = x.narrow(axis, start, end - start)
@@ -173,6 +189,7 @@ _OPS: dict[str, tuple[Callable[..., Tensor], tuple[str, ...], int]] = {
     "RMSNormalization": (rms_norm, ("axis", "epsilon"), 0),
     "Reshape": (torch.reshape, (), 1),
     "RotaryEmbedding": (rotary, (), 0),
+    "Shape": (shape, (), 0),
     "Sigmoid": (torch.sigmoid, (), 0),
     "Slice": (slices, (), 3),
     "TensorScatter": (scatter, ("axis",), 0),
@@ -180,4 +197,4 @@ _OPS: dict[str, tuple[Callable[..., Tensor], tuple[str, ...], int]] = {
     "Unsqueeze": (unsqueeze, (), 1),
 }
 """By operator: the function, the attributes that it knows, and how many of its last inputs are
-constants that have to be known before anything runs."""
+constants or sizes."""

@@ -73,6 +73,7 @@ OPS: dict[str, tuple[dict[str, Array], dict[str, Array], dict[str, Any]]] = {
         {},
         {},
     ),
+    "Shape": ({"x": normal(1, 3, 7)}, {}, {}),
     "Sigmoid": ({"x": 4 * normal(1, 3, 64)}, {}, {}),
     "Slice": (
         {"x": normal(1, 6, 3, 4)},
@@ -113,7 +114,8 @@ def one_node(
         )
 
     node = helper.make_node(op, [*inputs, *constants], ["y"], **attributes)
-    kind = {"Cast": TensorProto.FLOAT, "LessOrEqual": TensorProto.BOOL}.get(
+    kinds = {"LessOrEqual": TensorProto.BOOL, "Shape": TensorProto.INT64}
+    kind = {"Cast": TensorProto.FLOAT, **kinds}.get(
         op, helper.np_dtype_to_tensor_dtype(next(iter(inputs.values())).dtype)
     )
     graph = helper.make_graph(

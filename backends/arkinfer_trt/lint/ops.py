@@ -37,7 +37,8 @@ def attention(network: Network, node: NodeProto) -> Found:
         yield "attention-mask", f"attn_mask is {mask.dtype}; it is bool, or {q.dtype} like Q"
     given, keys = _size(mask, 3), _size(k, 2)
     if given != keys:
-        yield "attention-mask", f"attn_mask is for {given} keys, of which there are {keys}"
+        sizes = ["as many as a step says" if n is None else str(n) for n in (given, keys)]
+        yield "attention-mask", "attn_mask is for {} keys, and K has {}".format(*sizes)
 
 
 def cache(network: Network, node: NodeProto) -> Found:

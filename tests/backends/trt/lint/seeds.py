@@ -135,16 +135,16 @@ def a_mask_of_another_type(network: Broken) -> None:
     network.before(network.node("Attention"), 3, "Cast", to=TensorProto.FLOAT)
 
 
-@seed(f"{ATTENTION}: attn_mask is for 1 keys, of which there are 48 [attention-mask]")
+@seed(f"{ATTENTION}: attn_mask is for 1 keys, and K has as many as a step says [attention-mask]")
 def a_mask_that_is_broadcast_over_keys(network: Broken) -> None:
     network.constant("mask", TensorProto.BOOL, [1, 1, 1, 1], [True])
     network.node("Attention").input[3] = "mask"
 
 
-@seed(f"{ATTENTION}: 4 heads of queries cannot share 2 of keys and 48 of values "
+@seed(f"{ATTENTION}: 4 heads of queries cannot share 2 of keys and 32 of values "
       "[attention-heads]")  # fmt: skip
 def heads_that_do_not_fit(network: Broken) -> None:
-    network.before(network.node("Attention"), 2, "Transpose", perm=[0, 2, 1, 3])
+    network.before(network.node("Attention"), 2, "Transpose", perm=[0, 3, 1, 2])
 
 
 @seed(f"{SCATTER}: axis is -1; it has to be -2; it becomes an update of a cache in place "
