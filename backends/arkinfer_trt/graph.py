@@ -93,9 +93,12 @@ class Graph:
         name = self._unique(f"{origin.loc}/Gemv")
         output = output or name
         self._append(gemv_node(gemv, inputs, output, name), origin)
-        kind = Tensor(output, dtype, (1, rows, gemv.width))
-        self._values.append(helper.make_tensor_value_info(*kind))
-        return output
+        return self.declared(Tensor(output, dtype, (1, rows, gemv.width)))
+
+    def declared(self, tensor: Tensor) -> str:
+        """The name of a node's output, of which ONNX cannot infer all that is known."""
+        self._values.append(helper.make_tensor_value_info(*tensor))
+        return tensor.name
 
     def _append(self, node: NodeProto, origin: Origin) -> None:
         for key, value in origin._asdict().items():

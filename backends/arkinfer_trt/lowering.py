@@ -186,7 +186,9 @@ class Lowering:
         first, axis, last = (self.graph.constant([n], np.int64) for n in (0, 2, 3))
         if not self._count:
             self._count = self._add(node, "Gather", self._add(node, "Shape", KEYS), last, axis=0)
-        return self._add(node, "Slice", self._of(node, index), first, self._count, axis)
+        rows = self._add(node, "Slice", self._of(node, index), first, self._count, axis)
+        _, heads, size = cast("tuple[int, ...]", node.values[index].type.shape)
+        return self.graph.declared(Tensor(rows, self._type, (1, heads, "C", size)))
 
     def _visible(self, node: Node) -> str:
         """bool [1, 1, T, C]: query at position p sees the cache up to p."""
