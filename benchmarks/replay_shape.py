@@ -27,7 +27,7 @@ from arkinfer.testing import preset
 from arkinfer.testing.dense import dense_module
 from arkinfer_trt.kernels.gemv import ATTRIBUTE, OP, Gemv, tactics
 from arkinfer_trt.lowering import Lowering
-from arkinfer_trt.section import HIDDEN, LENGTH, LOGITS, POSITIONS, ROWS
+from arkinfer_trt.section import HIDDEN, KEYS, LENGTH, LOGITS, POSITIONS, ROWS
 from arkinfer_trt.weights import Weights
 from benchmarks.gpu import device
 from benchmarks.gpu_timing import seconds
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         torch_network = TorchNetwork(model, "cuda", Kernels(run))
         weights = sum(gemv.nbytes for gemv in found)
         for tokens in (1, given.chunk):
-            took = timed(torch_network, model, tokens)
+            took = timed(torch_network, model, tokens, given.context)
             rate = f", {weights / took / 1e9:.0f} GB/s of weights" if tokens == 1 else ""
             print(
                 f"{given.preset} in {given.scheme}, {tokens} tokens: {took * 1e3:.2f} ms, "
@@ -98,13 +98,15 @@ def products(model: onnx.ModelProto) -> list[Gemv]:
     ]
 
 
-def inputs(model: onnx.ModelProto, tokens: int, where: str) -> dict[str, Tensor]:
-    """Random numbers for all inputs; sequences begin with these tokens."""
+def inputs(model: onnx.ModelProto, tokens: int, rows: int, where: str) -> dict[str, Tensor]:
+    """Random numbers for all inputs; sequences begin with these tokens, and attention looks at so
+    many rows of the caches."""
     random = torch.Generator(where).manual_seed(0)
     known = {
         POSITIONS: torch.arange(tokens, device=where)[None],
         LENGTH: torch.zeros(1, dtype=torch.int64, device=where),
         ROWS: torch.tensor([tokens - 1], device=where),
+        KEYS: torch.arange(rows, device=where)[None, None, None],
     }
     for value in model.graph.input:
         kind = value.type.tensor_type
@@ -123,9 +125,9 @@ def inputs(model: onnx.ModelProto, tokens: int, where: str) -> dict[str, Tensor]
     return known
 
 
-def timed(torch_network: TorchNetwork, model: onnx.ModelProto, tokens: int) -> float:
+def timed(torch_network: TorchNetwork, model: onnx.ModelProto, tokens: int, rows: int) -> float:
     """Seconds of one step, as a graph."""
-    given = inputs(model, tokens, "cuda")
+    given = inputs(model, tokens, rows, "cuda")
 
     def step() -> None:
         with torch.inference_mode():

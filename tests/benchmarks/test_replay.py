@@ -224,7 +224,7 @@ def test_the_network_of_a_preset_needs_no_weights(tokens: int) -> None:
     schemes = {"linear": "int4-g32", "embedding": "int8-g32"}
     model = replay_shape.network("tiny", schemes, context=64, chunk=16)
     assert len(replay_shape.products(model)) == 11
-    given = replay_shape.inputs(model, tokens, "cpu")
+    given = replay_shape.inputs(model, tokens, 32, "cpu")
     logits = TorchNetwork(model, "cpu", torch_executor.unpacked()).run(given)["logits"]
     assert logits.shape[:2] == (1, 1)
     assert logits.isfinite().all()
