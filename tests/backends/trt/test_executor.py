@@ -275,6 +275,18 @@ def test_an_engine_that_tensorrt_cannot_read_is_made_again_and_that_is_said(orin
     assert not orin.told[-1].reused
 
 
+def test_a_new_engine_that_cannot_be_read_is_not_built_twice(
+    orin: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "tests.backends.trt.fake.tensorrt.Runtime.deserialize_cuda_engine", lambda self, plan: None
+    )
+    with pytest.raises(DeviceError) as refusal:
+        orin.open(network="gemv")
+    assert refusal.value.what == "TensorRT cannot read the engine"
+    assert len(orin.machine.builds) == 1
+
+
 @pytest.mark.parametrize(("part", "what"), [
     ("Builder", 'TensorRT could not build the network "gemv"'),
     ("Runtime", "TensorRT could not begin to run"),
