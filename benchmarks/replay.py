@@ -21,7 +21,7 @@ import numpy as np
 
 import arkinfer
 from arkinfer.diff.behaviour import divergences
-from arkinfer.errors import ArkError, GateError
+from arkinfer.errors import ArkError, GateError, UsageError
 from arkinfer.runtime.contract import Executable, Executor, FloatArray, IntArray
 from arkinfer.runtime.engine import load
 from arkinfer_ref.executor import ReferenceExecutor
@@ -49,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--most", type=float, help="the largest mean KL in nats; else 3")
     given = parser.parse_args(arguments)
     try:
+        if given.executor and given.device != "cuda":
+            raise UsageError("A board's executor needs CUDA", "", "Leave out --device cpu.")
         if given.device == "cuda":
             check_cuda()
         replayed: Executor = TorchExecutor(given.network, given.device)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from arkinfer.artifact import Artifact, Section
+from arkinfer.errors import UsageError
 from arkinfer.packing import QuantizedTensor, parse_scheme
 from arkinfer.runtime.contract import (
     IntArray,
@@ -62,6 +63,8 @@ class TorchExecutor:
     def open(self, artifact: Artifact, section: Section, options: LoadOptions) -> TorchExecutable:
         facts = TensorRTSection.from_json(section.config)
         way = self.way or next(iter(facts.networks))
+        if way not in facts.networks:
+            raise UsageError(f'There is no network "{way}"', f"It has {', '.join(facts.networks)}")
         kernels = read_kernels(artifact.read(facts.kernels)) if facts.kernels else {}
         multiply = (
             Kernels(Device(facts.sm, kernels.values())) if self.device == "cuda" else unpacked()

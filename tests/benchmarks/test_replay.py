@@ -259,6 +259,18 @@ def test_the_command(
     assert "error: The mean KL is " in capsys.readouterr().err
 
 
+def test_what_cannot_be_replayed_is_said(
+    lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert replay.main(["model.ark", "--device", "cpu", "--executor"]) == 2
+    said = "error: A board's executor needs CUDA. Leave out --device cpu.\n"
+    assert capsys.readouterr().err == said
+    path = build(MODELS["three layers"], tmp_path / "model.ark", "f32")
+    with open_artifact(path) as artifact, pytest.raises(UsageError) as refusal:
+        TorchExecutor("native", "cpu").open(artifact, artifact.sections["tensorrt"], LoadOptions())
+    assert str(refusal.value) == 'There is no network "native". It has gemv.'
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_a_machine_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     assert replay.main(["model.ark"]) == 4
