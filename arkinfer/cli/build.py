@@ -125,8 +125,8 @@ def _show(report: BuildReport) -> None:
     print(f"backends  {', '.join(report.backends)}")
     for line in placed(report.placement):
         print(f"placed    {line}")
-    kept = cache_words(report.kv, report.kv_scales)
-    print(f"context   {report.context:,} tokens, cached in {kept}")
+    kept = {name: cache_words(kv, report.kv_scales) for name, kv in report.caches.items()}
+    print(f"context   {report.context:,} tokens, cached in {_kinds(kept)}")
     if report.activations:
         print(f"products  with activations in {_kinds(report.activations)}")
     quantized = sum(count for name, count in report.schemes.items() if name.startswith("int"))
@@ -140,12 +140,12 @@ def _show(report: BuildReport) -> None:
     print(f"next      {_next(report)}")
 
 
-def _kinds(activations: Mapping[str, str]) -> str:
+def _kinds(found: Mapping[str, str]) -> str:
     """One for all backends, or each backend's."""
-    kinds = set(activations.values())
+    kinds = set(found.values())
     if len(kinds) == 1:
         return kinds.pop()
-    return ", ".join(f"{kind} ({backend})" for backend, kind in activations.items())
+    return ", ".join(f"{kind} ({backend})" for backend, kind in found.items())
 
 
 def _next(report: BuildReport) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arkinfer.artifact import ArtifactWriter
+from arkinfer.backend import Predictor
 from arkinfer.backend.scratch import remove_stale
 from arkinfer.compiler.by_recipe import gates_by, model_by, options_by
 from arkinfer.compiler.cache import Cache
@@ -22,7 +23,7 @@ from arkinfer.compiler.judge import judge
 from arkinfer.compiler.kv_form import with_kv_scales
 from arkinfer.compiler.layer_sizes import LayerSize, layer_sizes
 from arkinfer.compiler.options import Asked, BuildOptions
-from arkinfer.compiler.prepare import Prepared, prepare, used_weights
+from arkinfer.compiler.prepare import Lowered, Prepared, prepare, used_weights
 from arkinfer.compiler.progress import OnProgress, silent
 from arkinfer.compiler.requantize import sentences
 from arkinfer.compiler.resources import check_disk, check_memory, out_of_memory
@@ -63,6 +64,7 @@ class BuildReport:
         context: the longest sequence, in tokens.
         kv: how the key-value cache is kept, `fp32` or `int8`.
         kv_scales: what an int8 cache has scales for, "token" or "channel"; None: it is not int8.
+        caches: by backend, how it keeps them; `fp16` on boards whatever `kv` says.
         activations: by backend, what its products with quantized matrices take: `int8`, `fp32` …;
             empty: nothing is quantized.
         ops: nodes by op.
@@ -94,6 +96,7 @@ class BuildReport:
     activations: dict[str, str]
     ops: dict[str, int]
     slow: tuple[str, ...]
+    caches: dict[str, str] = field(default_factory=dict[str, str])
     placement: dict[str, dict[str, dict[str, int]]] = field(
         default_factory=dict[str, dict[str, dict[str, int]]]
     )
@@ -327,6 +330,7 @@ def _report(
         context=prepared.context,
         kv=options.kv,
         kv_scales=options.kv_scales,
+        caches={lowered.compiler.name: _caches(lowered, options) for lowered in prepared.lowered},
         activations={e.compiler.name: e.activations for e in prepared.lowered if e.activations},
         ops=prepared.lowered[0].placement.ops,
         placement={e.compiler.name: e.placement.by_op() for e in prepared.lowered},
@@ -338,6 +342,12 @@ def _report(
         calibration=prepared.calibration or None,
         recipe=None if options.recipe is None else options.recipe.facts(),
     )
+
+
+def _caches(lowered: Lowered, options: BuildOptions) -> str:
+    if not isinstance(lowered.compiler, Predictor):
+        return options.kv
+    return lowered.compiler.footprint(lowered.module, options.target).caches or options.kv
 
 
 def _manifest(checkpoint: Checkpoint, prepared: Prepared) -> dict[str, Any]:
