@@ -57,6 +57,7 @@ class Section:
         tensors: names of the tensors that it loads.
         activations: what its products with quantized matrices take, e.g. "int8"; None: there are
             none, or an older arkinfer wrote it.
+        caches: how it keeps key-value caches, e.g. "fp16"; None: as the manifest's `kv` says.
     """
 
     backend: str
@@ -64,6 +65,7 @@ class Section:
     requires: dict[str, str]
     tensors: tuple[str, ...]
     activations: str | None = None
+    caches: str | None = None
 
     @property
     def ir(self) -> str:
@@ -120,6 +122,7 @@ class SectionFacts(TypedDict):
     tensors: list[str]
     config: dict[str, Any]
     activations: NotRequired[str]
+    caches: NotRequired[str]
 
 
 class EntryFacts(TypedDict):
@@ -244,7 +247,8 @@ _SECTION = _struct(
     {
         "activations": _text(
             "what its products with quantized matrices take, e.g. int8; absent: there are none"
-        )
+        ),
+        "caches": _text("how it keeps key-value caches, e.g. fp16; absent: as `kv` says"),
     },
 )
 _TENSOR = _struct(

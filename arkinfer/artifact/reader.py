@@ -86,6 +86,7 @@ class Artifact:
                 facts["requires"],
                 tuple(facts["tensors"]),
                 facts.get("activations"),
+                facts.get("caches"),
             )
             for facts in self.manifest["sections"]
         }

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from arkinfer.cli.caches import cache_words
+from arkinfer.cli.caches import by_backend, cache_words
 from arkinfer.cli.options import (
     Activations,
     Calib,
@@ -126,9 +125,9 @@ def _show(report: BuildReport) -> None:
     for line in placed(report.placement):
         print(f"placed    {line}")
     kept = {name: cache_words(kv, report.kv_scales) for name, kv in report.caches.items()}
-    print(f"context   {report.context:,} tokens, cached in {_kinds(kept)}")
+    print(f"context   {report.context:,} tokens, cached in {by_backend(kept)}")
     if report.activations:
-        print(f"products  with activations in {_kinds(report.activations)}")
+        print(f"products  with activations in {by_backend(report.activations)}")
     quantized = sum(count for name, count in report.schemes.items() if name.startswith("int"))
     if report.reused:
         print(f"reused    {report.reused} of {quantized} quantized matrices, from the cache")
@@ -138,14 +137,6 @@ def _show(report: BuildReport) -> None:
     for line in report.slow:
         print(f"slow      {line}")
     print(f"next      {_next(report)}")
-
-
-def _kinds(found: Mapping[str, str]) -> str:
-    """One for all backends, or each backend's."""
-    kinds = set(found.values())
-    if len(kinds) == 1:
-        return kinds.pop()
-    return ", ".join(f"{kind} ({backend})" for backend, kind in found.items())
 
 
 def _next(report: BuildReport) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from arkinfer.artifact.groups import GROUPS, group_of
 from arkinfer.artifact.manifest import kv_scales
-from arkinfer.cli.caches import cache_words
+from arkinfer.cli.caches import by_backend, cache_words
 from arkinfer.cli.options import Json, Model
 from arkinfer.cli.table import clean, human, print_table
 
@@ -72,6 +72,7 @@ def describe(artifact: Artifact, *, entries: bool = False) -> dict[str, Any]:
                 "backend": section.backend,
                 "requires": section.requires,
                 "activations": section.activations,
+                "caches": section.caches or manifest.get("kv", "fp32"),
                 "tensors": len(section.tensors),
                 "bytes": artifact.section_bytes(section.backend),
             }
@@ -141,7 +142,8 @@ def _print_facts(facts: dict[str, Any]) -> None:
     model, tokens, source = facts["model"], facts["tokens"], facts["source"]["files"]
     stop = [f"{t['id']} {t['text']!r}" if t["text"] else str(t["id"]) for t in tokens["stop"]]
     stop += [repr(text) for text in tokens.get("stop_strings", [])]
-    kept = cache_words(facts["kv"], facts["kv_scales"])
+    kinds = {s["backend"]: s["caches"] for s in facts["sections"]} or {"": facts["kv"]}
+    kept = {backend: cache_words(kv, facts["kv_scales"]) for backend, kv in kinds.items()}
     rows = {
         "file": f"{facts['path']}, {human(facts['size'])}",
         "digest": f"sha256 {facts['digest']}",
@@ -151,7 +153,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
         "quant": f"{facts['quant']}, the rest {facts['dtype']}",
         "target": facts["target"]["name"],
         **({"recipe": facts["recipe"]["name"]} if "recipe" in facts else {}),
-        "context": f"{facts['context']:,} tokens, cached in {kept}",
+        "context": f"{facts['context']:,} tokens, cached in {by_backend(kept)}",
         "first token": "none" if tokens["bos"] is None else str(tokens["bos"]),
         "stops at": ", ".join(stop) or "nothing",
         "generation": ", ".join(f"{k} {v}" for k, v in facts["generation"].items()) or "defaults",

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arkinfer.artifact import ArtifactWriter
-from arkinfer.backend import Predictor
 from arkinfer.backend.scratch import remove_stale
 from arkinfer.compiler.by_recipe import gates_by, model_by, options_by
 from arkinfer.compiler.cache import Cache
@@ -23,7 +22,7 @@ from arkinfer.compiler.judge import judge
 from arkinfer.compiler.kv_form import with_kv_scales
 from arkinfer.compiler.layer_sizes import LayerSize, layer_sizes
 from arkinfer.compiler.options import Asked, BuildOptions
-from arkinfer.compiler.prepare import Lowered, Prepared, prepare, used_weights
+from arkinfer.compiler.prepare import Prepared, prepare, used_weights
 from arkinfer.compiler.progress import OnProgress, silent
 from arkinfer.compiler.requantize import sentences
 from arkinfer.compiler.resources import check_disk, check_memory, out_of_memory
@@ -330,7 +329,7 @@ def _report(
         context=prepared.context,
         kv=options.kv,
         kv_scales=options.kv_scales,
-        caches={lowered.compiler.name: _caches(lowered, options) for lowered in prepared.lowered},
+        caches={e.compiler.name: e.caches(options.target) or options.kv for e in prepared.lowered},
         activations={e.compiler.name: e.activations for e in prepared.lowered if e.activations},
         ops=prepared.lowered[0].placement.ops,
         placement={e.compiler.name: e.placement.by_op() for e in prepared.lowered},
@@ -342,12 +341,6 @@ def _report(
         calibration=prepared.calibration or None,
         recipe=None if options.recipe is None else options.recipe.facts(),
     )
-
-
-def _caches(lowered: Lowered, options: BuildOptions) -> str:
-    if not isinstance(lowered.compiler, Predictor):
-        return options.kv
-    return lowered.compiler.footprint(lowered.module, options.target).caches or options.kv
 
 
 def _manifest(checkpoint: Checkpoint, prepared: Prepared) -> dict[str, Any]:

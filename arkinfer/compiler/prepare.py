@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from arkinfer import ir
-from arkinfer.backend import Compiler
+from arkinfer.backend import Compiler, Predictor
 from arkinfer.backend.placement import Placement, place
 from arkinfer.compiler.cache import Cache
 from arkinfer.compiler.options import ACTIVATIONS, DTYPES, BuildOptions, activations_name
@@ -66,6 +66,12 @@ class Lowered:
         asked = asked_activations(self.module)
         kind = self.compiler.activations[0] if asked == "any" else asked
         return None if kind is None else activations_name(kind)
+
+    def caches(self, target: Target) -> str | None:
+        """How it keeps key-value caches, as a user calls it; None: as the build was told to."""
+        if not isinstance(self.compiler, Predictor):
+            return None
+        return self.compiler.footprint(self.module, target).caches or None
 
 
 @dataclass(frozen=True)

@@ -122,14 +122,15 @@ class SectionWriter:
     def configure(self, config: Mapping[str, Any], requires: Mapping[str, str]) -> None:
         self._config, self._requires = dict(config), dict(requires)
 
-    def finish(self, activations: str | None = None) -> Section:
+    def finish(self, activations: str | None = None, caches: str | None = None) -> Section:
         """The finished section, which the artifact now lists.
 
         Args:
             activations: what its products with quantized matrices take; None: there are none.
+            caches: how it keeps key-value caches; None: as the build was told to.
         """
         tensors = tuple(self._tensors)
-        section = Section(self._backend, self._config, self._requires, tensors, activations)
+        section = Section(self._backend, self._config, self._requires, tensors, activations, caches)
         self._artifact.add_section(section)
         return section
 

@@ -66,4 +66,4 @@ def write_sections(
         name = lowered.compiler.name
         writer = SectionWriter(name, artifact, store, written, begun, cache, works)
         lowered.compiler.compile(lowered.module, prepared.options.target, writer)
-        writer.finish(lowered.activations)
+        writer.finish(lowered.activations, lowered.caches(prepared.options.target))

@@ -57,6 +57,7 @@ def test_json_has_stable_keys(capsys: pytest.CaptureFixture[str]):
             "backend": "reference",
             "requires": {"numpy": ">=1.26"},
             "activations": None,
+            "caches": "fp32",
             "tensors": 2,
             "bytes": 95,
         }
