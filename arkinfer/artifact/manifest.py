@@ -245,9 +245,7 @@ _SECTION = _struct(
         "config": {"type": "object", "description": "facts of the executor's own"},
     },
     {
-        "activations": _text(
-            "what its products with quantized matrices take, e.g. int8; absent: there are none"
-        ),
+        "activations": _text("what products with quantized matrices take, e.g. int8; absent: none"),
         "caches": _text("how it keeps key-value caches, e.g. fp16; absent: as `kv` says"),
     },
 )
