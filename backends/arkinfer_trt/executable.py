@@ -138,22 +138,31 @@ class TensorRTExecutable:
             UsageError: the model is closed.
             DeviceError: the device or TensorRT refuses.
         """
+        most = self._section.verified
+        with self._turn:
+            if rows != "all" or len(tokens) <= most:
+                return self._run(held, tokens, rows, length)
+            found = np.empty((len(tokens), self.vocab_size), np.float32)
+            for i in range(0, len(tokens), most):
+                found[i : i + most] = self._run(held, tokens[i : i + most], rows, length + i)
+            return found
+
+    def _run(self, held: Held, tokens: IntArray, rows: Rows, length: int) -> FloatArray:
         many = len(tokens) > 1
         kind = (VERIFY if rows == "all" else PREFILL) if many else DECODE
-        with self._turn:
-            engine = self._open()
-            try:
-                steps = self._steps_of(kind, engine)
-                steps.feed(tokens, length)
-                if many:
-                    steps.run(held.addresses)
-                else:
-                    held.run_one(steps, self.graphs)
-                self._cuda.wait()
-            except BaseException:
-                self._cuda.drain()  # before anything is written to where the device may read
-                raise
-            return steps.logits(0 if rows == "none" else len(tokens) if rows == "all" else 1)
+        engine = self._open()
+        try:
+            steps = self._steps_of(kind, engine)
+            steps.feed(tokens, length)
+            if many:
+                steps.run(held.addresses)
+            else:
+                held.run_one(steps, self.graphs)
+            self._cuda.wait()
+        except BaseException:
+            self._cuda.drain()  # before anything is written to where the device may read
+            raise
+        return steps.logits(0 if rows == "none" else len(tokens) if rows == "all" else 1)
 
     def _steps_of(self, kind: str, engine: Engine) -> Steps:
         if kind not in self._steps:

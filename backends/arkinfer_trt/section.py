@@ -30,6 +30,10 @@ LOGITS = "logits"
 WINDOW = 256
 """The fewest rows of a cache that steps look at, where it has that many."""
 
+VERIFIED = 64
+"""The most tokens whose logits are computed together: those of 512 tokens would take 150 MB on the
+device and as much on the host, for 73,448 numbers each."""
+
 USUAL = 2048
 """Tokens of a sequence for which kernels are chosen."""
 
@@ -220,15 +224,21 @@ class TensorRTSection:
             rows *= 2
         return min(rows, self.context)
 
+    @property
+    def verified(self) -> int:
+        """The most tokens of a step that gives logits of all rows."""
+        return min(self.chunk, VERIFIED)
+
     def profiles(self) -> dict[str, dict[str, tuple[int, int, int]]]:
         """Least, usual and most tokens T, rows R and rows of the caches C of each optimization
         profile, in the order of their numbers. `verify` is for logits of all rows, and takes memory
         only where it is used.
         """
         few, many = (1, 1, 1), (1, self.chunk, self.chunk)
+        all_rows = (1, self.verified, self.verified)
         seen = (self.window(1), self.window(USUAL), self.context)
         return {
             "decode": {"T": few, "R": few, "C": seen},
             "prefill": {"T": many, "R": few, "C": seen},
-            "verify": {"T": many, "R": many, "C": seen},
+            "verify": {"T": all_rows, "R": all_rows, "C": seen},
         }

@@ -154,6 +154,21 @@ def test_all_kinds_of_steps_in_turns(opened: TensorRTExecutable, lab: Lab) -> No
     assert state.length == done == 38
 
 
+def test_logits_of_all_rows_come_in_pieces(
+    orin: Device, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For their memory; a single token that is left over is a step of its own."""
+    monkeypatch.setattr(section, "VERIFIED", 5)
+    monkeypatch.setattr(orin, "cache", tmp_path)
+    opened = orin.open(network="gemv")
+    expected = lab.answer(MODEL, TOKENS)
+    state = opened.new_state(48)
+    for size in (11, 16, 5, 4, 1):
+        got = state.step(TOKENS[state.length : state.length + size], rows="all").logits
+        assert error(got, expected[state.length - size : state.length]) < 0.01
+    opened.close()
+
+
 def test_two_states_in_turns(opened: TensorRTExecutable, lab: Lab) -> None:
     other = MODEL.tokens(20, seed=9)
     a, b = opened.new_state(48), opened.new_state(20)

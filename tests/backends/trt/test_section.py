@@ -88,8 +88,13 @@ def test_profiles() -> None:
         "prefill": {"T": (1, 8, 8), "R": (1, 1, 1), "C": (64, 64, 64)},
         "verify": {"T": (1, 8, 8), "R": (1, 8, 8), "C": (64, 64, 64)},
     }
-    long = replace(SECTION, context=9000).profiles()
-    assert long["decode"] == {"T": (1, 1, 1), "R": (1, 1, 1), "C": (256, 2048, 9000)}
+    long = replace(SECTION, context=9000, chunk=512).profiles()
+    seen = (256, 2048, 9000)
+    assert long == {
+        "decode": {"T": (1, 1, 1), "R": (1, 1, 1), "C": seen},
+        "prefill": {"T": (1, 512, 512), "R": (1, 1, 1), "C": seen},
+        "verify": {"T": (1, 64, 64), "R": (1, 64, 64), "C": seen},
+    }
 
 
 @pytest.mark.parametrize(
