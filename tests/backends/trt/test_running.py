@@ -17,7 +17,6 @@ import pytest
 from arkinfer.errors import DeviceError, ResourceError, UsageError
 from arkinfer.runtime.contract import Rows, State
 from arkinfer_trt import executable as module
-from arkinfer_trt import section
 from arkinfer_trt.executable import TensorRTExecutable
 from tests.backends.lab import Lab, error
 from tests.backends.models import MODELS
@@ -64,32 +63,6 @@ def test_a_graph_computes_what_plain_steps_do(orin: Device) -> None:
     np.testing.assert_array_equal(one_by_one(plain.new_state(48), TOKENS), got)
     assert orin.machine.launches == launches
     plain.close()
-
-
-def test_steps_look_no_further_than_a_window_of_the_caches(
-    orin: Device, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rows beyond it are no numbers here; each window has its own graph, also on the way back."""
-    monkeypatch.setattr(section, "WINDOW", 8)
-    monkeypatch.setattr(orin, "cache", tmp_path)
-    opened = orin.open(network="gemv")
-    expected = lab.answer(MODEL, TOKENS)
-    state = opened.new_state(48)
-    (held,) = opened._held
-    for window in (8, 16, 32):
-        for address in set(held.addresses.values()):
-            rows = orin.machine.find(address, CACHES // 6).data.view(np.float16)
-            rows.reshape(2, 48, 32)[:, :window], rows.reshape(2, 48, 32)[:, window:] = 0, np.nan
-        for sizes in (window * [1], 2 * [window // 2]):
-            state.truncate(0)
-            for size in sizes:
-                start = state.length
-                got = state.step(TOKENS[start : start + size], rows="all").logits
-                assert error(got, expected[start : state.length]) < 0.01
-    launches = orin.machine.launches
-    assert error(one_by_one(opened.new_state(48), TOKENS), expected) < 0.01
-    assert orin.machine.launches == launches + len(TOKENS) - 2 * len((8, 16, 32, 48))
-    opened.close()
 
 
 def test_steps_that_cannot_be_captured_run_without_graphs_and_that_is_said(
@@ -152,21 +125,6 @@ def test_all_kinds_of_steps_in_turns(opened: TensorRTExecutable, lab: Lab) -> No
         if count:
             assert error(got, expected[done - count : done]) < 0.01
     assert state.length == done == 38
-
-
-def test_logits_of_all_rows_come_in_pieces(
-    orin: Device, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """For their memory; a single token that is left over is a step of its own."""
-    monkeypatch.setattr(section, "VERIFIED", 5)
-    monkeypatch.setattr(orin, "cache", tmp_path)
-    opened = orin.open(network="gemv")
-    expected = lab.answer(MODEL, TOKENS)
-    state = opened.new_state(48)
-    for size in (11, 16, 5, 4, 1):
-        got = state.step(TOKENS[state.length : state.length + size], rows="all").logits
-        assert error(got, expected[state.length - size : state.length]) < 0.01
-    opened.close()
 
 
 def test_two_states_in_turns(opened: TensorRTExecutable, lab: Lab) -> None:
