@@ -236,8 +236,9 @@ class BuildOptions:
         """The matrices that are quantized once more; none unless that was asked for."""
         if not self.requantize:
             return {}
-        wanted = [each for each in self.compilers if each.name != self.beside]
-        return requantized(config, schemes, wanted, self.target, self.quant)
+        chosen = [each for each in self.compilers if each.name != self.beside]
+        beside = [each for each in self.compilers if each.name == self.beside]
+        return requantized(config, schemes, chosen, self.target, self.quant, beside)
 
     def context_for(self, config: ModelConfig) -> int:
         """Tokens that the artifact will hold.

@@ -38,6 +38,7 @@ def requantized(
     compilers: Sequence[Compiler],
     target: Target,
     quant: QuantSpec,
+    beside: Sequence[Compiler] = (),
 ) -> dict[str, Again]:
     """The matrices that run faster in another form, or in another form only.
 
@@ -47,6 +48,7 @@ def requantized(
         compilers: who all must run it.
         target: on what.
         quant: what to quantize to; where it says nothing, see `arkinfer.quant.replacement`.
+        beside: who must run it as well, however slowly.
 
     Raises:
         UnsupportedError: the group of `quant` does not divide a matrix's inputs.
@@ -59,8 +61,9 @@ def requantized(
         after = replacement(scheme, columns, wanted)
         before, why = _level(config, name, scheme, (rows, columns), compilers, target)
         other, _ = _level(config, name, after, (rows, columns), compilers, target)
-        if after != scheme and before < other:
-            found[name] = Again(scheme, after, why)
+        runs, refusal = _level(config, name, scheme, (rows, columns), beside, target)
+        if after != scheme and (before < other or not runs):
+            found[name] = Again(scheme, after, why if before < other else refusal)
     return found
 
 

@@ -103,8 +103,9 @@ def test_the_section_that_runs_is_run(make_host: Hosts, model: Path, tmp_path: P
     assert cpu["run"]["command"].startswith("arkinfer run ~/m.ark A list is --raw ")  # no name
 
 
-def test_what_fails_is_an_answer(make_host: Hosts, model: Path):
-    found = trial.trial(make_host(real=True), str(model), "tensorrt")
+def test_what_fails_is_an_answer(make_host: Hosts, tmp_path: Path):
+    model = write_artifact(tmp_path / "m.ark", backends=("npu",), tokens={"bos": 1, "stop": []})
+    found = trial.trial(make_host(real=True), str(model), "npu")
     assert found["prepare"]["exit_code"] == 4
     assert found["prepare"]["answer"]["error"]["kind"] == "device"
     assert found["bench"] == {"missing": "the section could not be prepared"}

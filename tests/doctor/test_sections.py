@@ -109,9 +109,9 @@ def test_nothing_runs(host: Host, tmp_path: Path, config: dict[str, Any], said: 
 
 
 def test_a_section_without_executor(host: Host, tmp_path: Path):
-    found = diagnose(host, write(tmp_path / "m.ark", Section("tensorrt", {}, {}, ()), ort()))
+    found = diagnose(host, write(tmp_path / "m.ark", Section("npu", {}, {}, ()), ort()))
     assert found.backend == "onnxruntime"
-    assert 'No executor for the backend "tensorrt" is installed' in found.summary
+    assert 'No executor for the backend "npu" is installed' in found.summary
 
 
 def test_a_section_that_is_damaged(host: Host, tmp_path: Path):

@@ -62,6 +62,7 @@ class Sequence:
             "hidden": hidden[None],
             "positions": np.arange(self.length, self.length + count)[None],
             "length": np.array([self.length]),
+            "keys": np.arange(self.facts.window(self.length + count))[None, None, None],
             "rows": np.arange(count),
             **{f"past.{name}": cache for name, cache in self.caches.items()},
         }
