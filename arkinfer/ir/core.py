@@ -40,7 +40,7 @@ class Value:
 
     type: Type
     name: str = ""
-    producer: Node | None = None
+    producer: Node | None = field(default=None, repr=False)  # it would tell the whole graph
 
     @property
     def tensor(self) -> TensorType:
