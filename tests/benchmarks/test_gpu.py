@@ -107,8 +107,10 @@ def test_a_machine_without_the_driver() -> None:
     assert "NVIDIA GPU" in refusal.value.fix
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-def test_a_machine_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_machine_without_a_gpu(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert gpu.main([]) == 4
     assert capsys.readouterr().err == (
         "error: Kernels cannot be run. PyTorch finds no CUDA device. Run this on a machine with "
@@ -171,10 +173,10 @@ def test_problems_are_seeded_and_fill_their_words() -> None:
 interpreter = pytest.fixture(scope="module")(interpreting)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="problems would be on the device")
 def test_checks_compare_every_tile(
     interpreter: Interpreter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(gpu, "TAILS", gpu.TAILS[2:4])
 
     def run(gemv: Gemv, tile: AnyTile, x: Any, words: Any, scale: Any) -> Any:

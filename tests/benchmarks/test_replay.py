@@ -271,7 +271,9 @@ def test_what_cannot_be_replayed_is_said(
     assert str(refusal.value) == 'There is no network "native". It has gemv.'
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-def test_a_machine_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_machine_without_a_gpu(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert replay.main(["model.ark"]) == 4
     assert capsys.readouterr().err.startswith("error: Kernels cannot be run. PyTorch finds no CUDA")

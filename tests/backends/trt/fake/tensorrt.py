@@ -37,6 +37,7 @@ from tests.backends.trt.fake.tensorrt_runtime import (
     ILogger,
     Runtime,
     TensorIOMode,
+    pure_virtual,
 )
 
 OPS = frozenset(
@@ -63,13 +64,13 @@ class IProgressMonitor:
         self.begun = True
 
     def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-        raise NotImplementedError
+        raise pure_virtual("IProgressMonitor::phase_start")
 
     def step_complete(self, phase_name: str, step: int) -> bool:
-        raise NotImplementedError
+        raise pure_virtual("IProgressMonitor::step_complete")
 
     def phase_finish(self, phase_name: str) -> None:
-        raise NotImplementedError
+        raise pure_virtual("IProgressMonitor::phase_finish")
 
 
 class IHostMemory(bytearray):

@@ -21,6 +21,11 @@ class ExecutionContextAllocationStrategy(Enum):
     STATIC, ON_PROFILE_CHANGE, USER_MANAGED = range(3)
 
 
+def pure_virtual(name: str) -> RuntimeError:
+    """What the bindings raise for a method that only a subclass has."""
+    return RuntimeError(f'Tried to call pure virtual function "nvinfer1::{name}"')
+
+
 class ILogger:
     class Severity(Enum):
         INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
@@ -31,7 +36,7 @@ class ILogger:
         self.begun = True
 
     def log(self, severity: Severity, msg: str) -> None:
-        raise NotImplementedError
+        raise pure_virtual("ILogger::log")
 
 
 class IExecutionContext:
