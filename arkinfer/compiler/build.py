@@ -181,6 +181,7 @@ def build(
 
     Raises:
         UsageError: an unknown name or an impossible option.
+        DeviceError: a tool that the target takes is missing here; says how to get it.
         CheckpointError: the checkpoint is damaged or incomplete.
         UnsupportedError: the model, or a node of it, has no home on the target.
         ResourceError: the disk is full or may not be written, or there is not enough memory.
@@ -194,6 +195,7 @@ def build(
         requantize, calib, no_cpu,
     )  # fmt: skip
     options = options_by(recipe, asked)
+    options.check_tools()
     remove_stale()
     kept = Cache.open() if cache else Cache(None)
     stages = Stages(on_progress, kept.folder)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from arkinfer.backend import Compiler, compiler
+from arkinfer.backend import Compiler, TargetChecker, compiler
 from arkinfer.compiler.calibration.estimate import calibration_memory
 from arkinfer.compiler.calibration.linears import schemes_for
 from arkinfer.compiler.calibration.text import TextOptions
@@ -136,6 +136,16 @@ class BuildOptions:
             asked.activations, asked.quant, asked.embedding, own, asked.requantize,
             asked.calib or TextOptions(), beside=beside,
         )  # fmt: skip
+
+    def check_tools(self) -> None:
+        """Lets each backend look for the tools that the target takes, before any work is begun.
+
+        Raises:
+            DeviceError: one is missing or does not work; says how to get it.
+        """
+        for each in self.compilers:
+            if isinstance(each, TargetChecker):
+                each.check(self.target)
 
     @property
     def calibrates_cache(self) -> bool:

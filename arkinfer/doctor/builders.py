@@ -5,12 +5,13 @@ Knows compilers by their entry points only, and loads none of them in this proce
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from arkinfer.doctor.finding import Finding
-from arkinfer.doctor.host import Host
+from arkinfer.doctor.host import Answer, Host
 from arkinfer.doctor.install import pip
 from arkinfer.doctor.runtimes import package, requirements
 
@@ -21,12 +22,12 @@ T = TypeVar("T")
 
 def check(host: Host) -> list[Finding]:
     """A finding for the packages of a build, and one or more for each target."""
-    from arkinfer.targets import target_names  # not before: it may be what is broken
-
     packages = _packages(host)
     if all(finding.state == "missing" for finding in packages):
         return packages
-    return [*packages, *(finding for name in target_names() for finding in target(host, name))]
+    from arkinfer.targets import target_names  # not before: it may be what is broken
+
+    return [*packages, *targets(host, target_names())]
 
 
 def _packages(host: Host) -> list[Finding]:
@@ -50,25 +51,43 @@ def _packages(host: Host) -> list[Finding]:
     return result + other
 
 
-def target(host: Host, name: str) -> list[Finding]:
-    """The backends that compile for a target in one finding, the others by name."""
+def targets(host: Host, names: Sequence[str]) -> list[Finding]:
+    """For each target the backends that compile for it in one finding, the others by name.
+
+    Each backend is asked once, about all of its targets: to load it takes longer than to answer.
+    """
     from arkinfer.targets import load_target
 
-    backends = load_target(name).backends
-    answers = _side_by_side([lambda b=each: host.ask("compiler", b, name) for each in backends])
-    pairs = list(zip(backends, answers, strict=True))
-    good = [backend for backend, answer in pairs if answer.state == "ok"]
-    result = [
-        Finding(f"{name} by {backend}", answer.state, answer.detail, answer.fix, answer.notes)
-        for backend, answer in pairs
-        if answer.state != "ok"
+    wanted = {name: load_target(name).backends for name in names}
+    backends = list(dict.fromkeys(each for known in wanted.values() for each in known))
+    asked = [[name for name in names if each in wanted[name]] for each in backends]
+    questions = [
+        partial(host.ask, "compiler", each, *about)
+        for each, about in zip(backends, asked, strict=True)
     ]
+    answers = dict(zip(backends, _side_by_side(questions), strict=True))
+    return [finding for name in names for finding in _target(name, wanted[name], answers)]
+
+
+def _target(name: str, backends: Sequence[str], answers: Mapping[str, Answer]) -> list[Finding]:
+    """The backends that compile for a target in one finding, the others by name."""
+    good: list[str] = []
+    result: list[Finding] = []
+    for backend in backends:
+        found = answers[backend]
+        if found.state == "ok":
+            found = Answer.of(found.facts[name], found.notes)
+        if found.state == "ok":
+            good.append(backend)
+        else:
+            title = f"{name} by {backend}"
+            result.append(Finding(title, found.state, found.detail, found.fix, found.notes))
     if good:
         result.insert(0, Finding(f"target {name}", "ok", f"by {', '.join(good)}"))
     return result
 
 
-def _side_by_side(questions: list[Callable[[], T]]) -> list[T]:
+def _side_by_side(questions: Sequence[Callable[[], T]]) -> list[T]:
     """Two at a time: they wait for the disk, then compute."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         return [future.result() for future in [pool.submit(each) for each in questions]]

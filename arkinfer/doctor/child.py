@@ -32,15 +32,22 @@ def executor(name: str) -> dict[str, Any]:
     return {}
 
 
-def compiler(name: str, target: str) -> dict[str, Any]:
-    """Makes the compiler of a backend, and lets it look for the tools that a target takes."""
+def compiler(name: str, *targets: str) -> dict[str, Any]:
+    """Makes the compiler of a backend, and lets it look for the tools that each target takes.
+
+    By target, what `answer` would say of it alone.
+    """
     from arkinfer.backend import TargetChecker, registry
     from arkinfer.targets import load_target
 
     found = registry.compiler(name)
-    if isinstance(found, TargetChecker):
-        found.check(load_target(target))
-    return {}
+
+    def look(target: str) -> dict[str, Any]:
+        if isinstance(found, TargetChecker):
+            found.check(load_target(target))
+        return {}
+
+    return {target: _said(look, target) for target in targets}
 
 
 def section(path: str, backend: str) -> dict[str, Any]:
@@ -93,8 +100,12 @@ QUESTIONS: dict[str, Callable[..., dict[str, Any]]] = {
 
 def answer(what: str, *words: str) -> dict[str, Any]:
     """The facts, or {"error": {"kind", "detail", "fix"}}."""
+    return _said(QUESTIONS[what], *words)
+
+
+def _said(question: Callable[..., dict[str, Any]], *words: str) -> dict[str, Any]:
     try:
-        return QUESTIONS[what](*words)
+        return question(*words)
     except ArkError as error:
         kind = type(error).__name__.removesuffix("Error").lower()
         detail = ". ".join(part.rstrip(".") for part in (error.what, error.why) if part)

@@ -40,6 +40,15 @@ class Answer:
     fix: str = ""
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, facts: dict[str, Any], notes: tuple[str, ...] = ()) -> Answer:
+        """What `arkinfer.doctor.child` answered: facts, or an error."""
+        if "error" not in facts:
+            return cls("ok", facts, notes=notes)
+        error = cast("dict[str, str]", facts["error"])
+        state: State = "missing" if error["kind"] in ("device", "missing") else "broken"
+        return cls(state, detail=error["detail"], fix=error["fix"], notes=notes)
+
 
 @dataclass(frozen=True)
 class Host:
@@ -97,11 +106,7 @@ class Host:
         facts = _last_json(outcome.out)
         if facts is None:
             return Answer("not known", detail="it gave no answer", notes=notes)
-        if "error" not in facts:
-            return Answer("ok", facts, notes=notes)
-        error = cast("dict[str, str]", facts["error"])
-        state: State = "missing" if error["kind"] in ("device", "missing") else "broken"
-        return Answer(state, detail=error["detail"], fix=error["fix"], notes=notes)
+        return Answer.of(facts, notes)
 
     @contextmanager
     def scratch(self) -> Generator[Path, None, None]:

@@ -27,18 +27,6 @@ PACKAGES: dict[str, dict[str, str]] = {
         "apk": "gcc musl-dev",
         "brew": "gcc",
     },
-    "C compiler for aarch64": {
-        "apt-get": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
-        "pacman": "aarch64-linux-gnu-gcc",
-    },
-    "C compiler for x86_64": {"apt-get": "gcc-x86-64-linux-gnu libc6-dev-amd64-cross"},
-    "qemu": {
-        "apt-get": "qemu-user",
-        "dnf": "qemu-user",
-        "zypper": "qemu-linux-user",
-        "pacman": "qemu-user",
-        "apk": "qemu-aarch64 qemu-x86_64",
-    },
     "NVIDIA driver": {"apt-get": "nvidia-driver", "pacman": "nvidia"},
     "TensorRT": {"apt-get": "tensorrt"},
 }

@@ -1,6 +1,7 @@
 """Compiles, links and runs a short C program for an architecture before any model is touched.
 
-Backends that bring compiled kernels need it. Knows no backend.
+It takes the compiler that builds take; backends that bring compiled kernels need it. Knows no
+backend.
 """
 
 from __future__ import annotations
@@ -8,13 +9,13 @@ from __future__ import annotations
 import os
 import platform
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 
 from arkinfer.doctor.disk import ANOTHER_TMPDIR
 from arkinfer.doctor.finding import Finding
 from arkinfer.doctor.host import Host
-from arkinfer.doctor.install import package
+from arkinfer.doctor.install import package, pip
+from arkinfer.machine.c_compiler import CCompiler, find_c_compiler, usual_c_compiler
 
 ARCHES = ("x86_64", "aarch64")
 """What artifacts are built for."""
@@ -38,14 +39,6 @@ int main(int count, char **words) {
 ANSWER = "arkinfer 6.4031 8"
 
 
-@dataclass(frozen=True)
-class Compiler:
-    """A C compiler and what makes it compile for an architecture."""
-
-    path: Path
-    options: tuple[str, ...] = ()
-
-
 def check(host: Host) -> list[Finding]:
     """A finding for this machine's own compiler, and one for each other architecture."""
     here = platform.machine()
@@ -54,14 +47,11 @@ def check(host: Host) -> list[Finding]:
 
 def probe(host: Host, arch: str) -> Finding:
     """Compiles, links and, where something runs the result, runs a program for `arch`."""
-    name, what = f"C for {arch}", "C compiler"
-    native = arch == platform.machine()
-    if not native:
-        what = f"{what} for {arch}"
-    compiler = _native(host) if native else _cross(host, arch)
+    name = f"C for {arch}"
+    compiler = find_c_compiler(arch, host.environ, host.which)
     if compiler is None:
-        wanted = host.environ.get("CC") or "cc" if native else f"{arch}-linux-gnu-gcc"
-        return Finding(name, "missing", f'there is no "{wanted}"', package(host, what))
+        wanted = usual_c_compiler(arch, host.environ)
+        return Finding(name, "missing", f'there is no "{wanted}"', _install(host, arch))
     try:
         with host.scratch() as folder:
             return _compile(host, name, arch, compiler, folder)
@@ -72,45 +62,38 @@ def probe(host: Host, arch: str) -> Finding:
         return Finding(name, "not known", detail, ANOTHER_TMPDIR)
 
 
-def _native(host: Host) -> Compiler | None:
-    """The one that builds use: $CC, else cc."""
-    found = host.which(host.environ.get("CC") or "cc")
-    return found and Compiler(found)
+def _install(host: Host, arch: str) -> str:
+    if arch == platform.machine():
+        return package(host, "C compiler")
+    return pip(host, "arkinfer[cross]")
 
 
-def _cross(host: Host, arch: str) -> Compiler | None:
-    if found := host.which(f"{arch}-linux-gnu-gcc"):
-        return Compiler(found)
-    found = host.which("clang")
-    return found and Compiler(found, (f"--target={arch}-linux-gnu",))
-
-
-def _compile(host: Host, name: str, arch: str, compiler: Compiler, folder: Path) -> Finding:
-    native = arch == platform.machine()
-    install = package(host, "C compiler" if native else f"C compiler for {arch}")
+def _compile(host: Host, name: str, arch: str, compiler: CCompiler, folder: Path) -> Finding:
+    install = _install(host, arch)
     (folder / "probe.c").write_text(PROGRAM)
-    command = [compiler.path, *compiler.options, "-O1", "-pthread", "probe.c", "-lm", "-o", "probe"]
-    notes = [" ".join(map(str, command))]
+    command = [*compiler.command, "-O1", "-pthread", "probe.c", "-lm", "-o", "probe"]
+    notes = [" ".join(command)]
     outcome = host.run(command, folder)
     if not outcome.ok:
         said = f": {outcome.complaint}" if outcome.complaint else ""
         state = "not known" if outcome.hung else "broken"
-        detail = f"{compiler.path} does not compile and link: {outcome.problem}{said}"
+        detail = f"{compiler.command[0]} does not compile and link: {outcome.problem}{said}"
         notes += outcome.err.strip().splitlines()[-10:]
         return Finding(name, state, detail, install, tuple(notes))
     machine = _machine(folder / "probe")
     if arch in MACHINES and machine != MACHINES[arch]:
         made = next((known for known, number in MACHINES.items() if number == machine), None)
-        detail = f"{compiler.path} makes programs for {made or f'ELF machine {machine}'}"
+        detail = f"{compiler.command[0]} makes programs for {made or f'ELF machine {machine}'}"
         return Finding(name, "broken", detail, install, tuple(notes))
     version = _version(host, compiler, folder)
-    if native:
+    if arch == platform.machine():
         return _run(host, name, [folder / "probe"], version, notes)
     qemu = host.which(f"qemu-{arch}") or host.which(f"qemu-{arch}-static")
-    if qemu is None:
-        detail = f"{version}: compiled, not run, as there is no qemu-{arch}"
-        return Finding(name, "not known", detail, package(host, "qemu"), tuple(notes))
-    return _run(host, name, [qemu, *_sysroot(host, compiler), folder / "probe"], version, notes)
+    system = _sysroot(host, compiler)
+    if qemu is None or not system:
+        detail = f"{version}: compiles and links for {arch}, which this machine does not run"
+        return Finding(name, "ok", detail, notes=tuple(notes))
+    return _run(host, name, [qemu, *system, folder / "probe"], version, notes)
 
 
 def _run(
@@ -132,17 +115,19 @@ def _run(
     return Finding(name, "not known" if outcome.hung else "broken", detail, fix, tuple(notes))
 
 
-def _sysroot(host: Host, compiler: Compiler) -> list[str]:
-    """What tells qemu where the C library of the architecture is, as the compiler knows it."""
-    said = host.run([compiler.path, *compiler.options, "-print-file-name=libc.so.6"]).out.strip()
+def _sysroot(host: Host, compiler: CCompiler) -> list[str]:
+    """What tells qemu where the C library of the architecture is, as the compiler knows it; empty:
+    it has one to link with, and none to run with."""
+    said = host.run([*compiler.command, "-print-file-name=libc.so.6"]).out.strip()
     library = Path(said)
     return ["-L", str(library.parents[1])] if library.is_absolute() and library.is_file() else []
 
 
-def _version(host: Host, compiler: Compiler, folder: Path) -> str:
+def _version(host: Host, compiler: CCompiler, folder: Path) -> str:
     """The first line of --version; the name alone where that fails."""
-    lines = host.run([compiler.path, "--version"], folder).out.splitlines()
-    return lines[0].strip() if lines and lines[0].strip() else compiler.path.name
+    lines = host.run([*compiler.command, "--version"], folder).out.splitlines()
+    said = lines[0].strip() if lines else ""
+    return f"{compiler.name}, {said}" if said and compiler.bundled else said or compiler.name
 
 
 def _machine(program: Path) -> int:

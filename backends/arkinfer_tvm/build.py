@@ -1,14 +1,14 @@
 """Compiles kernels with TVM and links them with the launcher into one shared library.
 
 The same kernels, level and tools give the same bytes: no times, no paths, no build id, and no
-symbols beyond what is looked up. Knows no IR.
+symbols beyond what is looked up. The library loads wherever glibc is `OLDEST_GLIBC` or newer. Knows
+no IR.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-import shutil
 import subprocess
 from collections.abc import Mapping
 from importlib import resources
@@ -19,11 +19,30 @@ import tvm
 
 from arkinfer.backend.scratch import scratch_folder
 from arkinfer.errors import DeviceError, InternalError
+from arkinfer.machine.c_compiler import CCompiler, find_c_compiler, usual_c_compiler
 from arkinfer_tvm.cpu import Level
 from arkinfer_tvm.kernels import Kernel
 
 _COMPILE = ("-std=c11", "-O2", "-Wall", "-fPIC", "-fvisibility=hidden", "-pthread")
 _LINK = ("-shared", "-s", "-Wl,--build-id=none", "-Wl,-Bsymbolic", "-Wl,-z,now", "-lm")
+_OLD_GLIBC = ("-include", "glibc.h")
+
+_ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
+"""e_machine of an ELF file, by architecture; /usr/include/elf.h."""
+
+_PROBE = """\
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+static _Thread_local char text[32];
+static void *work(void *x) { atomic_fetch_add((atomic_int *)x, 1); return 0; }
+__attribute__((visibility("default"))) const char *ark_probe(atomic_int *x) {
+  pthread_t thread;
+  if (pthread_create(&thread, 0, work, x) || pthread_join(thread, 0)) return 0;
+  snprintf(text, sizeof text, "%d", atomic_load(x));
+  return text;
+}
+"""
 
 
 def build_library(names: Mapping[Kernel, str], arch: str, level: Level) -> bytes:
@@ -33,13 +52,11 @@ def build_library(names: Mapping[Kernel, str], arch: str, level: Level) -> bytes
         DeviceError: there is no C compiler or linker for the architecture here.
     """
     compiler = c_compiler(arch)
-    launcher = resources.files("arkinfer_tvm").joinpath("launcher.c").read_bytes()
+    launcher = _source("launcher.c")
     with scratch_folder() as folder:
         (folder / "kernels.o").write_bytes(compile_kernels(names, arch, level))
         (folder / "launcher.c").write_bytes(launcher)
-        command = [compiler, *_COMPILE, "launcher.c", "kernels.o", *_LINK, "-o", "library.so"]
-        _link(command, folder)
-        return (folder / "library.so").read_bytes()
+        return _link(compiler, arch, ["launcher.c", "kernels.o"], folder)
 
 
 def compile_kernels(names: Mapping[Kernel, str], arch: str, level: Level) -> bytes:
@@ -58,39 +75,76 @@ def compile_kernels(names: Mapping[Kernel, str], arch: str, level: Level) -> byt
         return path.read_bytes()
 
 
-def c_compiler(arch: str) -> str:
-    """The C compiler for an architecture: $CC, else cc, else the GNU cross compiler.
+def c_compiler(arch: str) -> CCompiler:
+    """The C compiler for an architecture; see `arkinfer.machine.c_compiler`.
 
     Raises:
         DeviceError: there is none; names the command that installs it.
     """
-    if arch == platform.machine():
-        name, package = os.environ.get("CC") or "cc", "gcc libc6-dev"
-    else:
-        name = f"{arch}-linux-gnu-gcc"
-        package = f"gcc-{arch.replace('_', '-')}-linux-gnu"
-    found = shutil.which(name)
+    found = find_c_compiler(arch)
     if found is None:
         raise DeviceError(
             f"The backend tvm cannot link kernels for {arch} here",
-            f'There is no C compiler "{name}"',
-            f"Install one: sudo apt-get install {package}",
+            f'There is no C compiler "{usual_c_compiler(arch)}"',
+            _install(arch),
         )
     return found
 
 
-def _link(command: list[str], folder: Path) -> None:
-    environment = {**os.environ, "TMPDIR": str(folder)}  # where the compiler keeps its own files
+def check_c_compiler(arch: str) -> None:
+    """Makes a library of ten lines for an architecture, before anything else is begun.
+
+    Raises:
+        DeviceError: there is no compiler, or it cannot do that; names the command that mends it.
+    """
+    compiler = c_compiler(arch)
+    with scratch_folder() as folder:
+        (folder / "probe.c").write_text(_PROBE)
+        _link(compiler, arch, ["probe.c"], folder)
+
+
+def _link(compiler: CCompiler, arch: str, sources: list[str], folder: Path) -> bytes:
+    """The shared library that the compiler makes of files in a folder."""
+    old = () if compiler.bundled else _OLD_GLIBC
+    (folder / "glibc.h").write_bytes(_source("glibc.h"))
+    command = [*compiler.command, *_COMPILE, *old, *sources, *_LINK, "-o", "library.so"]
+    # Where compilers keep files of their own; zig would leave them beside the sources.
+    own = {"TMPDIR": str(folder), "ZIG_LOCAL_CACHE_DIR": str(folder)}
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        command,
+        cwd=folder,
+        env={**os.environ, **own},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    if done.returncode == 0:
-        return
-    said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
-    if "cannot find" in done.stderr or "No such file" in done.stderr or "ld" in said:
+    if done.returncode != 0:
+        raise _refused(compiler, arch, done)
+    library = (folder / "library.so").read_bytes()
+    if int.from_bytes(library[18:20], "little") != _ELF_MACHINES.get(arch):
         raise DeviceError(
-            f'The C compiler "{command[0]}" cannot link here',
-            said,
-            "Install linker and headers: sudo apt-get install gcc libc6-dev binutils",
+            f'The C compiler "{compiler.name}" does not compile for {arch}',
+            "It makes libraries for another architecture",
+            _install(arch),
         )
-    raise InternalError(f'"{command[0]}" refused our launcher', said)
+    return library
+
+
+def _refused(
+    compiler: CCompiler, arch: str, done: subprocess.CompletedProcess[str]
+) -> DeviceError | InternalError:
+    said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()
+    line = next((line for line in said if "error:" in line or "cannot find" in line), said[-1])
+    if "launcher.c" in line and "No such file" not in line:
+        return InternalError(f'"{compiler.name}" refused our launcher', line)
+    return DeviceError(f'The C compiler "{compiler.name}" cannot link here', line, _install(arch))
+
+
+def _install(arch: str) -> str:
+    if arch == platform.machine():
+        return "Install compiler, linker and headers: sudo apt-get install gcc libc6-dev"
+    return 'Install one that can: pip install "arkinfer[cross]"'
+
+
+def _source(name: str) -> bytes:
+    return resources.files("arkinfer_tvm").joinpath(name).read_bytes()

@@ -33,10 +33,10 @@ class TvmCompiler:
     def check(self, target: Target) -> None:
         """See `arkinfer.backend.contract.TargetChecker`."""
         try:
-            from arkinfer_tvm.build import c_compiler
+            from arkinfer_tvm.build import check_c_compiler
         except ImportError as error:
             raise _missing(error) from error
-        c_compiler(target.arch)
+        check_c_compiler(target.arch)
 
     def compile(self, module: ir.Module, target: Target, out: SectionWriter) -> None:
         """Writes the library, the program and what the executor checks before it runs them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
@@ -152,20 +153,33 @@ def test_a_machine_without_what_builds_need(make_host: Hosts, module: Module):
 
 def test_a_compiler_whose_package_is_missing(make_host: Hosts, module: Module):
     module("tvm", "raise ModuleNotFoundError(name='tvm')")
-    findings = builders.target(make_host(real=True), "cpu")
+    findings = builders.targets(make_host(real=True), ["cpu"])
     assert find(findings, "target cpu").detail == "by onnxruntime, reference"
     missing = find(findings, "cpu by tvm")
     assert missing.state == "missing"
     assert missing.fix == 'Install it: pip install "arkinfer[build]"'
 
 
-def test_a_compiler_whose_linker_is_missing(make_host: Hosts):
-    """The TVM compiler's own words: $CC does not exist."""
-    findings = builders.target(make_host(real=True, CC="no-such-cc"), "cpu")
-    missing = find(findings, "cpu by tvm")
-    assert missing.state == "missing"
-    assert 'There is no C compiler "no-such-cc"' in missing.detail
-    assert missing.fix == "Install one: sudo apt-get install gcc libc6-dev"
+def test_a_compiler_whose_linker_is_missing(make_host: Hosts, module: Module):
+    """The TVM compiler's own words: $CC does not exist, and there is no cross compiler."""
+    module("ziglang", "")
+    host = make_host(real=True, CC="no-such-cc", PATH="/no-such-folder")
+    findings = builders.targets(host, ["cpu", "arm64", "x86-64-v3"])
+    assert find(findings, "target cpu").detail == "by onnxruntime, reference"
+    own = {platform.machine(): "no-such-cc"}
+    for name, arch in (("cpu", platform.machine()), ("arm64", "aarch64"), ("x86-64-v3", "x86_64")):
+        missing = find(findings, f"{name} by tvm")
+        assert missing.state == "missing"
+        assert (
+            f'There is no C compiler "{own.get(arch, f"{arch}-linux-gnu-gcc")}"' in missing.detail
+        )
+    assert find(findings, "cpu by tvm").fix == (
+        "Install compiler, linker and headers: sudo apt-get install gcc libc6-dev"
+    )
+    other = "arm64" if platform.machine() == "x86_64" else "x86-64-v3"
+    assert find(findings, f"{other} by tvm").fix == (
+        'Install one that can: pip install "arkinfer[cross]"'
+    )
 
 
 def test_pip_is_that_of_this_python(make_host: Hosts, script: Callable[[str, str], Path]):

@@ -11,8 +11,10 @@ import pytest
 
 from arkinfer.doctor.host import Host
 from arkinfer.doctor.toolchain import ANSWER, probe
+from arkinfer.machine import c_compiler
 
 HERE = platform.machine()
+ZIG = c_compiler.find_zig()
 Hosts = Callable[..., Host]
 Script = Callable[[str, str], Path]
 
@@ -21,11 +23,17 @@ needs_a_compiler = pytest.mark.skipif(
 )
 AS_AARCH64 = """\
 [ "$1" = --version ] && {{ echo 'cross gcc 1.0'; exit 0; }}
-case "$*" in *-print-file-name*) echo libc.so.6; exit 0;; esac
+case "$*" in *-print-file-name*) echo {library}; exit 0;; esac
 cc "$@" || exit 1
-printf '\\267' | dd of=probe bs=1 seek=18 conv=notrunc 2>/dev/null{}
+printf '\\267' | dd of=probe bs=1 seek=18 conv=notrunc 2>/dev/null
 """
 """Compiles for this machine, and writes 183 (aarch64) into the program's header."""
+
+
+@pytest.fixture(autouse=True)
+def zig(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines have no ziglang unless a test gives them one."""
+    monkeypatch.setattr(c_compiler, "find_zig", lambda: None)
 
 
 @needs_a_compiler
@@ -48,6 +56,7 @@ def test_without_a_compiler(make_host: Hosts, script: Script):
     other = probe(make_host(), "aarch64" if HERE == "x86_64" else "x86_64")
     assert other.state == "missing"
     assert "linux-gnu-gcc" in other.detail
+    assert other.fix.endswith('pip install "arkinfer[cross]"')
 
 
 def test_on_a_system_without_a_known_package_manager(make_host: Hosts):
@@ -106,15 +115,24 @@ def test_a_cross_compiler_that_compiles_for_this_machine(make_host: Hosts, scrip
 
 
 @needs_a_compiler
-def test_a_cross_compiler_without_qemu(make_host: Hosts, script: Script, programs: Path):
-    script("aarch64-linux-gnu-gcc", AS_AARCH64.format(""))
-    script("apt-get", "exit 1")
+@pytest.mark.parametrize("lacks", ["qemu-aarch64", "a C library"])
+def test_a_cross_compiler_whose_programs_do_not_run_here(
+    make_host: Hosts, script: Script, lacks: str, programs: Path
+) -> None:
+    """Its header says that the program is for the other machine: that is what builds need."""
+    library = programs / "libc.so.6"
+    script("aarch64-linux-gnu-gcc", AS_AARCH64.format(library=library))
     for name in ("cc", "dd", "as", "ld"):
         (programs / name).symlink_to(str(shutil.which(name)))
+    if lacks == "qemu-aarch64":
+        library.touch()
+    else:
+        script("qemu-aarch64", "exit 255")
     found = probe(make_host(), "aarch64")
-    assert found.state == "not known"
-    assert found.detail == "cross gcc 1.0: compiled, not run, as there is no qemu-aarch64"
-    assert found.fix.removeprefix("sudo ") == "apt-get install qemu-user"
+    assert (found.state, found.fix, found.gap) == ("ok", "", False)
+    assert found.detail == (
+        "cross gcc 1.0: compiles and links for aarch64, which this machine does not run"
+    )
 
 
 @needs_a_compiler
@@ -128,20 +146,36 @@ def test_a_cross_compiler_without_qemu(make_host: Hosts, script: Script, program
     ],
 )  # fmt: skip
 def test_a_cross_compiler_and_qemu(
-    make_host: Hosts, script: Script, body: str, state: str, detail: str
+    make_host: Hosts, script: Script, body: str, state: str, detail: str, tmp_path: Path
 ):
-    script("aarch64-linux-gnu-gcc", AS_AARCH64.format(""))
-    script("qemu-aarch64", body)
+    library = tmp_path / "aarch64" / "lib" / "libc.so.6"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    script("aarch64-linux-gnu-gcc", AS_AARCH64.format(library=library))
+    script("qemu-aarch64", f'[ "$1 $2" = "-L {tmp_path}/aarch64" ] || exit 1; {body}')
     found = probe(make_host(real=True), "aarch64")
     assert (found.state, found.detail) == (state, detail)
 
 
-def test_clang_is_told_the_architecture(make_host: Hosts, script: Script, tmp_path: Path):
-    script("clang", f'echo "$@" > {tmp_path}/said; exit 1')
-    found = probe(make_host(), "aarch64" if HERE == "x86_64" else "x86_64")
+def test_zig_is_told_the_architecture(
+    make_host: Hosts, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    zig = script("zig", f'echo "$@" > {tmp_path}/said; exit 1')
+    monkeypatch.setattr(c_compiler, "find_zig", lambda: zig)
+    other = "aarch64" if HERE == "x86_64" else "x86_64"
+    found = probe(make_host(), other)
     assert found.state == "broken"
-    assert "-linux-gnu -O1" in (tmp_path / "said").read_text()
-    assert (tmp_path / "said").read_text().startswith("--target=")
+    assert f"{zig} does not compile and link" in found.detail
+    assert (tmp_path / "said").read_text().startswith(f"cc -target {other}-linux-gnu.2.28 -O1")
+
+
+@pytest.mark.skipif(ZIG is None, reason="needs the package ziglang")
+@pytest.mark.parametrize("arch", ["x86_64", "aarch64"])
+def test_zig(make_host: Hosts, arch: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(c_compiler, "find_zig", lambda: ZIG)
+    found = probe(make_host(), arch)
+    assert (found.state, found.fix) == ("ok", "")
+    assert found.detail.startswith("zig cc, clang version")
 
 
 def test_no_folder_for_temporary_files(make_host: Hosts, script: Script, tmp_path: Path):

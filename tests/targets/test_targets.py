@@ -26,7 +26,7 @@ def test_recipes_are_shared_by_targets_that_run_them_alike() -> None:
     for target in targets:
         if target.recipes:
             owner = load_target(target.recipes)
-            assert (owner.recipes, owner.backends) == ("", target.backends)
+            assert (owner.recipes, set(owner.backends)) == ("", set(target.backends))
             assert owner.memory <= target.memory
 
 
@@ -45,6 +45,26 @@ def test_jetson_boards(name: str, sm: int, gigabytes: int) -> None:
     target = load_target(name)
     assert (target.sm, target.memory, target.arch) == (sm, gigabytes << 30, "aarch64")
     assert 60e9 < target.bandwidth < 205e9
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "least"),
+    [
+        ("x86-64-v3", "x86_64", "x86-64-v3"),
+        ("x86-64-v4-vnni", "x86_64", "x86-64-v4-vnni"),
+        ("arm64", "aarch64", "neon"),
+        ("arm64-dotprod", "aarch64", "dotprod"),
+        ("arm64-i8mm", "aarch64", "i8mm"),
+        ("raspberry-pi-5", "aarch64", "dotprod"),
+    ],
+)
+def test_processors(name: str, arch: str, least: str) -> None:
+    """The first is the least that a processor must have; the others are what better ones take."""
+    target = load_target(name)
+    assert (target.arch, target.isa[0], target.backends[0]) == (arch, least, "tvm")
+    assert (target.memory, target.bandwidth) == (
+        (8 << 30, 17.1e9) if name == "raspberry-pi-5" else (0, 0.0)
+    )
 
 
 def test_the_documentation_lists_every_target() -> None:

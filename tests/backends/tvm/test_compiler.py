@@ -16,7 +16,7 @@ import pytest
 from arkinfer import ir
 from arkinfer.artifact import open_artifact
 from arkinfer.backend import compiler
-from arkinfer.errors import DeviceError, UnsupportedError
+from arkinfer.errors import UnsupportedError
 from arkinfer.ir import Builder, CacheType, TensorType, Value, Weight, dim
 from arkinfer.packing import parse_scheme
 from arkinfer.targets import Target, load_target
@@ -219,16 +219,6 @@ def test_the_library_needs_only_the_system(small: Any, tmp_path: Path) -> None:
     assert {name.split(".")[0].split("-")[0] for name in needed} <= {"libc", "libm", "ld"}
 
 
-def test_levels() -> None:
-    names = [level.name for level in LEVELS["x86_64"]]
-    assert names == ["x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4"]
-    for poorer, richer in zip(LEVELS["x86_64"], LEVELS["x86_64"][1:], strict=False):
-        assert set(poorer.flags) < set(richer.flags)
-        assert best_level("x86_64", frozenset(richer.flags)) == richer
-        assert best_level("x86_64", frozenset(richer.flags[1:])) != richer
-    assert best_level("x86_64", frozenset()).name == "x86-64"
-
-
 @pytest.mark.parametrize(
     ("arch", "isa", "name"),
     [
@@ -259,16 +249,6 @@ def test_kernels_compile_for_both_architectures(arch: str, machine: int) -> None
         assert all(f"__tvm_ffi_{name}".encode() in compiled for name in names.values())
 
 
-def test_cpu_flags_of_both_architectures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "cpuinfo"
-    monkeypatch.setattr(cpu, "CPUINFO", file)
-    assert cpu.cpu_flags() == frozenset()
-    file.write_text("processor\t: 0\nflags\t\t: fpu avx avx2\n\nprocessor\t: 1\n")
-    assert cpu.cpu_flags() == {"fpu", "avx", "avx2"}
-    file.write_text("processor\t: 0\nFeatures\t: fp asimd\n")
-    assert cpu.cpu_flags() == {"fp", "asimd"}
-
-
 def test_the_baseline_runs_here_too(
     small: Any, make_artifact: Any, opened: Any, tmp_path: Path
 ) -> None:
@@ -278,49 +258,6 @@ def test_the_baseline_runs_here_too(
     got = opened(path).new_state(12).step(tokens, rows="all").logits
     expected = small.expected(tokens)
     assert np.abs(got - expected).max() <= 2e-5 * np.abs(expected).max()
-
-
-def test_no_c_compiler(
-    small: Any, make_artifact: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CC", raising=False)
-    path = tmp_path / "none.ark"
-    with pytest.raises(DeviceError) as refusal:
-        make_artifact(path, small.module, small.store, CPU)
-    assert str(refusal.value) == (
-        f"The backend tvm cannot link kernels for {platform.machine()} here. There is no C "
-        'compiler "cc". Install one: sudo apt-get install gcc libc6-dev.'
-    )
-    assert not path.exists()
-
-
-def test_no_cross_compiler(
-    small: Any, make_artifact: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    other = "aarch64" if platform.machine() == "x86_64" else "x86_64"
-    target = CPU.model_copy(update={"arch": other, "isa": ()})
-    with pytest.raises(DeviceError) as refusal:
-        make_artifact(tmp_path / "none.ark", small.module, small.store, target)
-    assert str(refusal.value).endswith(
-        f"Install one: sudo apt-get install gcc-{other.replace('_', '-')}-linux-gnu."
-    )
-
-
-def test_a_compiler_without_a_linker(
-    small: Any, make_artifact: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake = tmp_path / "fakecc"
-    fake.write_text("#!/bin/sh\necho \"collect2: fatal error: cannot find 'ld'\" >&2\nexit 1\n")
-    fake.chmod(0o755)
-    monkeypatch.setenv("CC", str(fake))
-    with pytest.raises(DeviceError) as refusal:
-        make_artifact(tmp_path / "none.ark", small.module, small.store, CPU)
-    assert str(refusal.value) == (
-        f"The C compiler \"{fake}\" cannot link here. collect2: fatal error: cannot find 'ld'. "
-        "Install linker and headers: sudo apt-get install gcc libc6-dev binutils."
-    )
 
 
 WITHOUT_A_KERNEL = """
