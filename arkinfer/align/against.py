@@ -25,7 +25,8 @@ from arkinfer.align.tolerance import cache_scales, of_pair
 from arkinfer.artifact import Artifact, Section
 from arkinfer.artifact.manifest import kv_scales
 from arkinfer.backend import compiler
-from arkinfer.compiler.prepare import legalize, with_int8_caches
+from arkinfer.compiler.options import CACHES
+from arkinfer.compiler.prepare import legalize, with_caches
 from arkinfer.errors import ArtifactError
 from arkinfer.ir import Value
 from arkinfer.targets import load_target
@@ -61,9 +62,9 @@ def places(
         snapshots.append(Snapshot.of(step, module))
 
     facts = cast("dict[str, Any]", artifact.manifest)
-    scales = kv_scales(artifact.manifest)
-    if scales is not None and not _has_int8(fused):
-        fused = with_int8_caches(fused, scales, None, watch)
+    kv = artifact.manifest.get("kv", "fp32")
+    if kv in CACHES and not _has_narrow_caches(fused):
+        fused = with_caches(fused, kv, kv_scales(artifact.manifest), None, watch)
     target = load_target(facts["target"]["name"])
     made = legalize(fused, compiler(section.backend), target, None, watch).module
     if made != graph.module:
@@ -86,9 +87,9 @@ def places(
     }
 
 
-def _has_int8(module: ir.Module) -> bool:
+def _has_narrow_caches(module: ir.Module) -> bool:
     inputs = module.functions["step"].inputs
-    return any(isinstance(v.type, ir.CacheType) and v.type.dtype == "i8" for v in inputs)
+    return any(isinstance(v.type, ir.CacheType) and v.type.dtype != "f32" for v in inputs)
 
 
 def _places(snapshot: Snapshot) -> dict[Value, Place]:

@@ -104,8 +104,8 @@ def compare(found: Array, expected: Array) -> Difference:
 
 def relative_error(found: Array, expected: Array) -> float:
     """rms(found - expected) / rms(expected)."""
-    error = found.astype(np.float64) - expected
-    return _ratio(_rms(error), _rms(expected.astype(np.float64)))
+    wide = expected.astype(np.float64)
+    return _ratio(_rms(found.astype(np.float64) - wide), _rms(wide))
 
 
 def plain(value: Any) -> Any:

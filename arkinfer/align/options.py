@@ -64,7 +64,7 @@ def options_of(
         dtype=None if dtype == _USER.get(dtype_name(stored)) else dtype,
         context=cast(int, module.attributes["context"]),
         chunk=cast(int, module.attributes["chunk"]),
-        kv=facts.get("kv"),
+        kv=facts.get("kv", "fp32"),
         activations=_activations(module),
         requantize=_requantized(module, checkpoint),
         calib=_text(artifact, calib),

@@ -95,6 +95,7 @@ class Build:
         follow = Follow(after, given, store, self.symbols)
         makers = before.producers()
         changed = {line for line in after.lines if not _unchanged(line, makers, stands_for)}
+        changed |= {line for line in after.lines if not retyped.isdisjoint(line.values)}
         places = {line: index for index, line in enumerate(after.lines)}
         for line, computed in follow.run(lambda line: line in changed):
             for weight in line.weights:
@@ -104,7 +105,8 @@ class Build:
                 if value not in expected:
                     continue
                 old = makers.get(stands_for[value][0].value)
-                tolerance = of_pass(old, line)
+                rounded = next((_dtype(kinds[v]) for v in line.values if v in retyped), "")
+                tolerance = of_pass(old, line, rounded)
                 found = _widened(line, computed, store) if value in retyped else array
                 if value in lossy or tolerance is not SAME:
                     lossy[value] = array
@@ -207,8 +209,11 @@ def _bad_weight(snapshot: Snapshot, index: int, line: Line, bad: Any) -> Finding
 
 
 def _widened(line: Line, computed: list[Array], store: ir.WeightStore) -> Array:
-    """What an int8 cache holds, as numbers: times its scales, which are a weight or a result."""
+    """What a cache of another type holds, as numbers: those of an int8 one times its scales, which
+    are a weight or a result."""
     codes, *scales = computed
+    if not scales and not line.weights:
+        return codes.astype(np.float32)
     (scale,) = scales or [ir.load_wide(weight, store) for weight in line.weights]
     assert isinstance(scale, np.ndarray)
     return codes * scale

@@ -295,7 +295,7 @@ SCHEMA: Schema = {
             ),
         },
         {
-            "kv": _text("how the key-value cache is kept, fp32 or int8; absent: fp32"),
+            "kv": _text("how the key-value cache is kept: fp32, bf16, fp16 or int8; absent: fp32"),
             "kv_scales": _text(
                 "what an int8 cache has scales for: token (each head of each token, found as it is "
                 "appended) or channel (calibrated); absent: channel"

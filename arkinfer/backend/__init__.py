@@ -1,6 +1,7 @@
 """The compile half of the backend contract, its registry and placement. Knows no backend."""
 
 from arkinfer.backend.contract import (
+    CacheKeeper,
     Compiler,
     Footprint,
     Predictor,
@@ -13,6 +14,7 @@ from arkinfer.backend.contract import (
 from arkinfer.backend.registry import compiler, compilers
 
 __all__ = [
+    "CacheKeeper",
     "Compiler",
     "Footprint",
     "Predictor",

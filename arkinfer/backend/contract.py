@@ -160,6 +160,19 @@ class TargetChecker(Protocol):
         ...
 
 
+@runtime_checkable
+class CacheKeeper(Protocol):
+    """What a compiler may offer beyond `Compiler`: what it would rather keep caches in."""
+
+    def caches(self, target: Target) -> tuple[str, ...]:
+        """Dtypes of key-value caches as the IR calls them, the preferred one first.
+
+        A build that is not told otherwise takes the first of them that no backend of the artifact
+        refuses by `supports`. Without this, or where all are refused, caches are "f32".
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Footprint:
     """What a section takes on its device, predicted.

@@ -87,7 +87,8 @@ Longest: TypeAlias = Annotated[
 ]
 Chunk: TypeAlias = Annotated[int | None, typer.Option(help="The most tokens of one prefill step.")]
 Kv: TypeAlias = Annotated[
-    str | None, typer.Option(help="fp32 or int8, of the key-value cache; default: fp32.")
+    str | None,
+    typer.Option(help="fp32, bf16, fp16 or int8, of the key-value cache; default: auto."),
 ]
 Activations: TypeAlias = Annotated[
     str | None,

@@ -19,7 +19,7 @@ from arkinfer.compiler.calibration.text import TextOptions
 from arkinfer.compiler.golden import kept_vectors
 from arkinfer.compiler.journal import Journal
 from arkinfer.compiler.judge import judge
-from arkinfer.compiler.kv_form import with_kv_scales
+from arkinfer.compiler.kv_form import with_kv_form
 from arkinfer.compiler.layer_sizes import LayerSize, layer_sizes
 from arkinfer.compiler.options import Asked, BuildOptions
 from arkinfer.compiler.prepare import Prepared, prepare, used_weights
@@ -61,7 +61,7 @@ class BuildReport:
         parameters: weights of the checkpoint.
         bits_per_weight: stored bits of matrices per weight, scales included.
         context: the longest sequence, in tokens.
-        kv: how the key-value cache is kept, `fp32` or `int8`.
+        kv: how the key-value cache is kept: `fp32`, `bf16`, `fp16` or `int8`.
         kv_scales: what an int8 cache has scales for, "token" or "channel"; None: it is not int8.
         caches: by backend, how it keeps them; `fp16` on boards whatever `kv` says.
         activations: by backend, what its products with quantized matrices take: `int8`, `fp32` …;
@@ -156,9 +156,10 @@ def build(
         dtype: `fp32`, `fp16` or `bf16`: how what is not quantized is stored; None: as it is.
         context: the longest sequence, in tokens; None: what the checkpoint was made for.
         chunk: the most tokens of one step; None: 512.
-        kv: `fp32` or `int8`: how the key-value cache is kept; None: `fp32`. int8 takes about a
-            quarter of the memory, with a scale for each head of each token; where a backend knows
-            no such scales, one for each channel, calibrated on a small built-in text.
+        kv: `fp32`, `bf16`, `fp16` or `int8`: how the key-value cache is kept; None or `auto`: as
+            the first backend prefers. int8 takes about a quarter of the memory of fp32, with a
+            scale for each head of each token; where a backend knows no such scales, one for each
+            channel, calibrated on a small built-in text.
         activations: `int8` or `fp32`: whether products with quantized matrices round their inputs;
             None: what each backend is fastest with.
         overrides: schemes of matrices by a pattern of their torch module, such as
@@ -207,7 +208,7 @@ def build(
     with open_checkpoint(folder) as checkpoint:
         options = take_ternary(options, checkpoint, stages.part, stages.note)
         options = options.for_checkpoint(checkpoint.schemes())
-        options = with_kv_scales(options, checkpoint.config)
+        options = with_kv_form(options, checkpoint.config)
         path = _output(output, checkpoint.name, options)
         with _journal(kept, path) as journal, out_of_memory(path):
             stages.follow(journal, checkpoint.config.num_parameters)

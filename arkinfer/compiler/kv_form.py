@@ -1,6 +1,7 @@
-"""Which scales an int8 key-value cache gets: those that the backends claim. Knows none by name.
+"""How key-value caches are kept: in what backends prefer, or what was asked for if all take it.
 
-A backend is asked as ever, by `supports`, about one attention of the model in either form.
+A backend is asked as ever, by `supports`, about one attention of the model in each form. Knows none
+by name.
 """
 
 from __future__ import annotations
@@ -8,34 +9,107 @@ from __future__ import annotations
 from dataclasses import replace
 
 from arkinfer import ir
-from arkinfer.compiler.options import BuildOptions
+from arkinfer.backend import CacheKeeper, Compiler, Support
+from arkinfer.compiler.options import AUTO, CACHES, BuildOptions
+from arkinfer.errors import UnsupportedError
 from arkinfer.models.config import ModelConfig
 from arkinfer.passes.quantize_cache import CHANNEL, TOKEN, QuantizeCache
+from arkinfer.passes.store_cache import StoreCache
+
+USUAL = "fp32"
+"""What every backend takes, and what one that prefers nothing gets."""
 
 _RANKS = ("no", "slow", "fast")
 
 
-def with_kv_scales(options: BuildOptions, config: ModelConfig) -> BuildOptions:
-    """The same, with the kind of scales that an int8 cache gets, unless that is known.
+def with_kv_form(options: BuildOptions, config: ModelConfig) -> BuildOptions:
+    """The same, with the dtype of the caches and the kind of scales of int8 ones decided.
 
-    Scales per token need no calibration and are taken wherever every backend runs them as well as
-    the others, which are for backends that know no more.
+    What the first backend prefers most is taken that no other one refuses. Scales per token need
+    no calibration and are taken wherever every backend runs them as well as the others, which are
+    for backends that know no more.
+
+    Raises:
+        UnsupportedError: a backend does not take the dtype that was asked for.
     """
+    forms = _Forms(options, config)
+    if options.kv == AUTO:
+        options = replace(options, kv=forms.preferred())
+    elif options.kv != USUAL:
+        forms.check(options.kv)
     if options.kv != "int8" or options.kv_scales is not None:
         return options
-    token, channel = (_rank(options, config, form) for form in (TOKEN, CHANNEL))
+    token, channel = (forms.rank(form) for form in (TOKEN, CHANNEL))
     return replace(options, kv_scales=TOKEN if token >= max(channel, 1) else CHANNEL)
 
 
-def _rank(options: BuildOptions, config: ModelConfig, form: str) -> int:
-    """How well the worst backend runs the worst node."""
-    from arkinfer.frontend.dense import dense_module
+class _Forms:
+    """What the backends of a build say to caches in some form: an IR dtype, or the scales of i8."""
 
-    module = dense_module(replace(config, num_hidden_layers=1), context=1, chunk=1)
-    QuantizeCache(form).run(module)
-    nodes = [node for node in module.nodes() if _has_cache(node)]
-    answers = [c.supports(node, options.target) for c in options.compilers for node in nodes]
-    return min(_RANKS.index(answer.level) for answer in answers)
+    def __init__(self, options: BuildOptions, config: ModelConfig) -> None:
+        self._options, self._config = options, config
+
+    def preferred(self) -> str:
+        """As a user calls it."""
+        first = self._options.compilers[0]
+        wanted = first.caches(self._options.target) if isinstance(first, CacheKeeper) else ()
+        names = {known: user for user, known in CACHES.items()}
+        for kind in wanted:
+            if any(self.rank(form) for form in _forms(kind)):
+                return names[kind]
+        return USUAL
+
+    def check(self, kv: str) -> None:
+        for backend in self._options.compilers:
+            refusals = [self._refusal(backend, form) for form in _forms(CACHES[kv])]
+            if None in refusals:
+                continue
+            taken = [user for user, kind in CACHES.items() if self._takes(backend, kind)]
+            if not taken:
+                continue  # it is not the caches: placement says what it is
+            beside = backend.name == self._options.beside
+            without = "leave out the section for the target's own cores with --no-cpu"
+            why = str(refusals[0])
+            raise UnsupportedError(
+                f"{backend.name} does not keep key-value caches in {kv}",
+                f"{why[:1].upper()}{why[1:]}; it takes them in {_listed(taken)}",
+                f"Give one of these as --kv, or {without if beside else 'another --backend'}",
+            )
+
+    def rank(self, form: str) -> int:
+        """How well the worst backend runs the worst node."""
+        answers = [a for backend in self._options.compilers for a in self._answers(backend, form)]
+        return min(_RANKS.index(answer.level) for answer in answers)
+
+    def _takes(self, backend: Compiler, kind: str) -> bool:
+        return any(self._refusal(backend, form) is None for form in _forms(kind))
+
+    def _refusal(self, backend: Compiler, form: str) -> str | None:
+        """Why a backend does not run it; None: it does."""
+        answers = self._answers(backend, form)
+        return next((answer.reason for answer in answers if answer.level == "no"), None)
+
+    def _answers(self, backend: Compiler, form: str) -> list[Support]:
+        from arkinfer.frontend.dense import dense_module
+
+        module = dense_module(replace(self._config, num_hidden_layers=1), context=1, chunk=1)
+        change = QuantizeCache(form) if form in (TOKEN, CHANNEL) else StoreCache(form)
+        change.run(module)
+        nodes = [node for node in module.nodes() if _has_cache(node)]
+        return [backend.supports(node, self._options.target) for node in nodes]
+
+
+def _forms(kind: str) -> tuple[str, ...]:
+    return (TOKEN, CHANNEL) if kind == "i8" else (kind,)
+
+
+def _listed(names: list[str]) -> str:
+    """With commas and an "or".
+
+    >>> _listed(["fp32", "bf16", "int8"])
+    'fp32, bf16 or int8'
+    """
+    return " or ".join([*([", ".join(names[:-1])] if names[1:] else []), names[-1]])
 
 
 def _has_cache(node: ir.Node) -> bool:

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 DTYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 """What a user calls a dtype -> what the IR calls it."""
 
-CACHES = {"fp32": "f32", "int8": "i8"}
+CACHES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "i8"}
 """What a user calls a dtype of the key-value cache -> what the IR calls it."""
+
+AUTO = "auto"
+"""Of the key-value cache: what the first backend prefers."""
 
 ACTIVATIONS = {"fp32": "f32", "int8": "i8"}
 """What a user calls what products with quantized matrices take -> what the IR calls it."""
@@ -75,7 +78,8 @@ class BuildOptions:
     dtype: str | None
     context: int | None
     chunk: int
-    kv: str = "fp32"
+    kv: str = AUTO
+    """How key-value caches are kept; "auto": `kv_form.py` has not decided yet."""
     activations: str | None = None
     """What products with quantized matrices take; None: what each backend is fastest with."""
     quant_given: str | None = None
@@ -104,7 +108,7 @@ class BuildOptions:
                 activations, activations that a backend does not have, or a bad number.
         """
         machine = load_target(HERE if asked.target is None else asked.target)
-        kv = "fp32" if asked.kv is None else asked.kv
+        kv = AUTO if asked.kv is None else asked.kv
         spec = parse_quant(asked.quant or DEFAULT, asked.embedding)
         names, beside = _backends(asked, machine)
         if len(set(names)) != len(names):
@@ -114,8 +118,9 @@ class BuildOptions:
         if asked.dtype is not None and asked.dtype not in DTYPES:
             near = nearest(asked.dtype, DTYPES)
             raise UsageError(f'There is no dtype "{asked.dtype}"', "", near)
-        if kv not in CACHES:
-            raise UsageError(f'There is no key-value cache in "{kv}"', "", nearest(kv, CACHES))
+        if kv not in (AUTO, *CACHES):
+            known = nearest(kv, (AUTO, *CACHES))
+            raise UsageError(f'There is no key-value cache in "{kv}"', "", known)
         for what, number in (("context", asked.context), ("chunk", asked.chunk)):
             if number is not None and number < 1:
                 raise UsageError(f"The {what} cannot be {number} tokens", "", "Give at least 1")

@@ -27,14 +27,14 @@ from arkinfer.compiler.calibration.estimate import (
 from arkinfer.compiler.calibration.text import TextOptions
 from arkinfer.compiler.decode_rate import DecodeRate, decode_rates
 from arkinfer.compiler.golden import SHORT, TYPICAL, long_length, predicted_bytes
-from arkinfer.compiler.kv_form import with_kv_scales
+from arkinfer.compiler.kv_form import with_kv_form
 from arkinfer.compiler.kv_scales import TOKENS
 from arkinfer.compiler.options import Asked, BuildOptions
 from arkinfer.compiler.prepare import (
     Lowered,
     legalized,
     used_weights,
-    with_int8_caches,
+    with_caches,
 )
 from arkinfer.compiler.requantize import sentences
 from arkinfer.compiler.resources import build_memory
@@ -169,7 +169,7 @@ def plan(
     config = checkpoint.config
     schemes = stored_schemes(folder, config)
     options, schemes = plan_ternary(options, folder, config, schemes)
-    options = with_kv_scales(options.for_checkpoint(schemes), config)
+    options = with_kv_form(options.for_checkpoint(schemes), config)
     length = options.context_for(config)
     module = _fused(options, config, length, options.settled(config, schemes))
     lowered = legalized(options, module)
@@ -236,7 +236,7 @@ def _fused(
         declared=settled,
         activations="any" if options.activations is None else ACTIVATIONS[options.activations],
     )
-    return module if options.kv_scales is None else with_int8_caches(module, options.kv_scales)
+    return with_caches(module, options.kv, options.kv_scales)
 
 
 def _texts(checkpoint: Checkpoint) -> dict[str, int]:

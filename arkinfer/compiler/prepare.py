@@ -13,7 +13,13 @@ from arkinfer import ir
 from arkinfer.backend import Compiler, Predictor
 from arkinfer.backend.placement import Placement, place
 from arkinfer.compiler.cache import Cache
-from arkinfer.compiler.options import ACTIVATIONS, DTYPES, BuildOptions, activations_name
+from arkinfer.compiler.options import (
+    ACTIVATIONS,
+    CACHES,
+    DTYPES,
+    BuildOptions,
+    activations_name,
+)
 from arkinfer.compiler.weights import Leaves
 from arkinfer.errors import UnsupportedError
 from arkinfer.ir.types import dtype_name
@@ -152,10 +158,11 @@ def prepare(
 
     Raises:
         UsageError: the context is longer than the model's positions reach.
-        UnsupportedError: a node has no home on the target; names op, torch path and reason.
+        UnsupportedError: a node has no home on the target; names op, torch path and reason. Or a
+            backend does not keep caches as asked.
         CheckpointError: what calibration needs is damaged or missing.
     """
-    from arkinfer.compiler.kv_form import with_kv_scales
+    from arkinfer.compiler.kv_form import with_kv_form
     from arkinfer.compiler.kv_scales import calibrated
     from arkinfer.compiler.reuse import traced
     from arkinfer.frontend.leaves import LeafSource
@@ -164,7 +171,7 @@ def prepare(
 
     cache = cache or Cache(None)
     config = checkpoint.config
-    options = with_kv_scales(options, config)
+    options = with_kv_form(options, config)
     context = options.context_for(config)
     on_stage("tracing the model")
     module = traced(config, context, cache)
@@ -193,8 +200,7 @@ def prepare(
     chunk = min(options.chunk, context)
     module.attributes |= {"context": context, "chunk": chunk, "vocab_size": config.vocab_size}
     fused = module
-    if options.kv_scales is not None:
-        module = with_int8_caches(fused, options.kv_scales, folder, watch)
+    module = with_caches(fused, options.kv, options.kv_scales, folder, watch)
     lowered = legalized(options, module, folder, watch)
     dtype = options.dtype or _user_dtype(leaves.dtype("model.embed_tokens.weight"))
     facts: dict[str, str | int] = {}
@@ -208,16 +214,34 @@ def prepare(
     return Prepared(options, module, lowered, numbers, context, dtype, original, source, facts)
 
 
-def with_int8_caches(
-    module: ir.Module, scales: str, dump_dir: Path | None = None, watch: Watch = unwatched
+def with_caches(
+    module: ir.Module,
+    kv: str,
+    scales: str | None,
+    dump_dir: Path | None = None,
+    watch: Watch = unwatched,
 ) -> ir.Module:
-    """A copy whose caches are int8; scales per channel are leaves that calibration gives."""
+    """A copy whose caches are kept so, unless they are already.
+
+    Args:
+        module: its caches are float32.
+        kv: as a user calls it.
+        scales: of int8 caches; those per channel are leaves that calibration gives.
+        dump_dir: gets the IR after the pass.
+        watch: shown the copy, and what the pass makes of it.
+    """
     from arkinfer.passes import pass_named
 
+    if CACHES[kv] == "f32":
+        return module
     own = ir.parse_module(ir.print_module(module))
     watch(COPIED, own)
-    folder = None if dump_dir is None else dump_dir / "int8-cache"
-    _run(own, [pass_named("quantize-cache", scales=scales)], folder, watch)
+    folder = None if dump_dir is None else dump_dir / f"{kv}-cache"
+    if kv == "int8":
+        change = pass_named("quantize-cache", scales=scales)
+    else:
+        change = pass_named("store-cache", dtype=CACHES[kv])
+    _run(own, [change], folder, watch)
     return own
 
 

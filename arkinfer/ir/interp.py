@@ -11,7 +11,16 @@ from arkinfer.errors import InternalError
 from arkinfer.ir.core import Attribute, Function, Node, Value, Weight
 from arkinfer.ir.ops import op_class
 from arkinfer.ir.ops.base import Array, Data, wide
-from arkinfer.ir.types import DTYPES, QuantizedType, Sym, TensorType, Type, evaluate
+from arkinfer.ir.types import (
+    DTYPES,
+    FLOATS,
+    CacheType,
+    QuantizedType,
+    Sym,
+    TensorType,
+    Type,
+    evaluate,
+)
 
 Observer: TypeAlias = Callable[[Node, list[Array]], None]
 
@@ -38,7 +47,8 @@ def run_function(
         function: a verified function.
         inputs: by name; shapes bind the symbols.
         store: gives weights; each is loaded when a node needs it and dropped after.
-        dtype: what floats are computed in: float32, or float64 as an oracle.
+        dtype: what floats are computed in: float32, or float64 as an oracle. Caches in bf16 and
+            f16 are rounded all the same: that is what they mean.
         observe: called after every node with its results.
 
     Raises:
@@ -48,7 +58,7 @@ def run_function(
     symbols = bind_symbols(function, inputs)
     for value in function.inputs:
         given = inputs[value.name]
-        environment[value] = given.astype(dtype) if _is_float(value.type) else given
+        environment[value] = given.astype(dtype) if _is_wide(value.type) else given
     last_use = _last_uses(function)
     for index, node in enumerate(function.nodes):
         operands: list[Data] = []
@@ -90,7 +100,7 @@ def run_op(
     bound = {name: _bound(value, symbols) for name, value in attributes.items()}
     results = op_class(op).ref(operands, bound)
     return [
-        result.astype(dtype, copy=False) if _is_float(kind) else result
+        result.astype(dtype, copy=False) if _is_wide(kind) else result
         for kind, result in zip(kinds, results, strict=True)
     ]
 
@@ -129,8 +139,11 @@ def _bound(attribute: Attribute, symbols: Mapping[str, int]) -> Any:
     return evaluate(attribute, symbols) if isinstance(attribute, Sym) else attribute
 
 
-def _is_float(kind: Type) -> bool:
-    return getattr(kind, "dtype", "") in ("f32", "f16", "bf16", "f64")
+def _is_wide(kind: Type) -> bool:
+    """Whether its numbers are in what floats are computed in; a narrow cache stays as it is."""
+    if isinstance(kind, CacheType):
+        return kind.dtype == "f32"
+    return getattr(kind, "dtype", "") in FLOATS
 
 
 def _last_uses(function: Function) -> dict[int, list[Value]]:

@@ -31,6 +31,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 FLOATS = ("f32", "f16", "bf16", "f64")
 
+CACHES = ("f32", "bf16", "f16", "i8")
+"""What keys and values can be kept in."""
+
 
 def dtype_name(dtype: np.dtype[Any]) -> str:
     """The IR name of a numpy dtype."""
@@ -144,8 +147,9 @@ class TensorType:
 class CacheType:
     """`cache<f32>[S, 2, 64]`: the keys or values of one layer, [tokens, kv heads, head_dim].
 
-    `cache<i8>[S, 2, 64]`: their codes; `cache<f32>[S, 2, 1]`: the scales of these, per token.
-    A value like any other in the IR; a backend may update it in place.
+    `cache<bf16>` and `cache<f16>` hold them rounded. `cache<i8>[S, 2, 64]`: their codes;
+    `cache<f32>[S, 2, 1]`: the scales of these, per token. A value like any other in the IR; a
+    backend may update it in place.
     """
 
     dtype: str

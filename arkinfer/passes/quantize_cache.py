@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from arkinfer.errors import UnsupportedError, UsageError, nearest
+from arkinfer.errors import UsageError, nearest
 from arkinfer.ir import CacheType, Function, Module, Node, Operand, TensorType, Value, Weight
-from arkinfer.ir.ops.attention import SCALES
+from arkinfer.passes.caches import float_caches, retype
 
 TOKEN, CHANNEL = "token", "channel"
 """What has a scale: each token's row of each head, found when it is appended and kept beside it;
@@ -37,12 +36,10 @@ class QuantizeCache:
             raise UsageError(f'A cache has no scales per "{self.scales}"', "", known)
         changed = False
         for function in module.functions.values():
-            users = function.users()
-            caches = [v for v in function.inputs if _is_float_cache(v, users[v])]
-            appends = {past: _append(past, users) for past in caches}
+            caches = float_caches(function, "int8")
             scales = {
                 append.results[0]: self._quantize(module, function, past, append)
-                for past, append in appends.items()
+                for past, append in caches.items()
             }
             for node in function.nodes:
                 if node.op == "attn.dense" and node.values[1] in scales:
@@ -52,11 +49,12 @@ class QuantizeCache:
 
     def _quantize(self, module: Module, function: Function, past: Value, append: Node) -> Operand:
         """Retypes a cache before and after its append; what attention reads it with."""
-        old, new = past.type, append.result
-        past.type, new.type = CacheType("i8", old.shape), CacheType("i8", new.type.shape)
+        retype(past, append, "i8")
         if self.scales == TOKEN:
             return _token_scales(function, past, append)
-        scale = module.add_weight(Weight(f"{PREFIX}{past.name}", TensorType("f32", old.shape[1:])))
+        scale = module.add_weight(
+            Weight(f"{PREFIX}{past.name}", TensorType("f32", past.type.shape[1:]))
+        )
         append.operands.append(scale)
         return scale
 
@@ -74,33 +72,3 @@ def _token_scales(function: Function, past: Value, append: Node) -> Value:
         function.outputs.insert(place, new)
         function.output_names.insert(place, name)
     return new
-
-
-def _is_float_cache(value: Value, users: list[Node]) -> bool:
-    """Of keys or values, and used; scales are kept as floats, too."""
-    is_float = isinstance(value.type, CacheType) and value.type.dtype != "i8"
-    return is_float and any(value not in _scales_of(user) for user in users)
-
-
-def _scales_of(node: Node) -> list[Operand]:
-    return node.operands[SCALES[node.op] :] if node.op in SCALES else []
-
-
-def _append(past: Value, users: Mapping[Value, list[Node]]) -> Node:
-    """The one node that appends to a cache; what it returns goes to attention alone."""
-    for node in users[past]:
-        if node.op != "cache.append":
-            raise _misfit(past, node)
-    (append,) = users[past]  # the verifier allows no more
-    for node in users[append.result]:
-        if node.op != "attn.dense":
-            raise _misfit(past, node)
-    return append
-
-
-def _misfit(past: Value, node: Node) -> UnsupportedError:
-    return UnsupportedError(
-        f"The cache {past.name} cannot be kept in int8",
-        f"{node.op} at {node.loc or 'an unnamed place'} reads it, which takes floats only",
-        "Keep the cache in fp32",
-    )

@@ -22,6 +22,7 @@ NAMES = (
     "quantize-cache",
     "rescale-residual",
     "set-activations",
+    "store-cache",
     "store-weights",
     "use-quantized",
 )

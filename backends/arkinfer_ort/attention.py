@@ -14,7 +14,8 @@ from arkinfer.ir import CacheType, TensorType, Value, Weight
 PACKED, SEPARATE = "packed", "separate"
 
 CACHES = ("f32", "i8")
-"""Dtypes of caches."""
+"""Dtypes of caches. GroupQueryAttention keeps float ones in the type that it attends in, and on a
+CPU that has no bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ def _append(cache: Value, scales: list[Weight]) -> tuple[Value, Value]:
     if old.producer is not None or not isinstance(old.type, CacheType):
         raise NoMatch("appends to what is not an input of the function")
     if old.type.dtype not in CACHES:
-        raise NoMatch(f"has a cache of {old.type.dtype}; {' and '.join(CACHES)} run fast")
+        known = " or ".join(CACHES)
+        raise NoMatch(f"attends in float32 to a cache of {known}, not of {old.type.dtype}")
     if node.weights != scales:
         raise NoMatch("writes its caches with other scales than it reads them")
     return old, rows

@@ -23,6 +23,10 @@ VERSION = "10.15"
 
 FLOATS = ("f32", "f16", "bf16")
 
+CACHES = ("f32", "f16")
+"""Dtypes of caches, which are kept in what the network computes in whichever of these it is: a
+board's in float16."""
+
 TOKENS = "tokens"
 """The input of a step that the embedding looks up."""
 
@@ -120,8 +124,8 @@ def _append(node: ir.Node) -> Support:
     cache = node.values[0]
     if cache.producer is not None:
         return Support.no("it appends to what is no input of the function")
-    if not isinstance(cache.type, CacheType) or cache.type.dtype != "f32":
-        return Support.no(f"TensorRT keeps caches as floats, not as {cache.type}")
+    if not isinstance(cache.type, CacheType) or cache.type.dtype not in CACHES:
+        return Support.no(f"TensorRT keeps caches as its network computes, not as {cache.type}")
     return Support.fast()
 
 
@@ -130,7 +134,7 @@ def _attention(node: ir.Node) -> Support:
         if cache.producer is None or cache.producer.op != "cache.append":
             return Support.no("it reads a cache that nothing was appended to")
     if node.weights:
-        return Support.no("TensorRT keeps caches as floats")
+        return Support.no("TensorRT keeps caches as its network computes, not as codes")
     return Support.fast()
 
 

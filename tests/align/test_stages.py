@@ -28,6 +28,8 @@ Aligned = Callable[..., Report]
         pytest.param({"quant": "none", "dtype": "fp32", "backend": "tvm"}, id="fp32 tvm"),
         pytest.param({"quant": "none", "kv": "int8", "backend": "reference"}, id="int8 by token"),
         pytest.param({"quant": "none", "kv": "int8"}, id="int8 by channel"),
+        pytest.param({"quant": "none", "kv": "bf16", "backend": "reference"}, id="bf16 cache"),
+        pytest.param({"quant": "int8", "kv": "fp16", "backend": "reference"}, id="fp16 cache"),
         pytest.param({"quant": "int8", "embedding": "none", "dtype": "fp16"}, id="int8 fp16"),
         pytest.param({"quant": "int4-g32-asym", "context": 40, "chunk": 33}, id="int4 asym"),
         pytest.param({"quant": "int4-g32", "activations": "fp32"}, id="int4 fp32"),
@@ -88,6 +90,26 @@ def test_int8_caches_of_two_kinds(checkpoint: Path, tmp_path: Path, aligned: Ali
         compared[ours, theirs] = {finding.op for finding in report.stages[-1].findings}
     assert compared[one, one] - compared[one, other] == {"cache.append"}
     assert compared[one, other] == compared[other, one] >= {"attn.dense", "nn.linear"}
+
+
+def test_caches_of_two_dtypes(checkpoint: Path, tmp_path: Path, aligned: Aligned):
+    """Caches of one dtype are compared; what attention makes of them, always."""
+    paths = {kv: tmp_path / f"{kv}.ark" for kv in ("fp32", "bf16", "fp16", "int8")}
+    for kv, path in paths.items():
+        build(checkpoint, quant="none", kv=kv, backend="reference", output=path)
+    compared: dict[tuple[str, str], set[str]] = {}
+    pairs = (("bf16", "bf16"), ("bf16", "fp32"), ("fp32", "bf16"), ("fp16", "bf16"),
+             ("fp32", "fp16"), ("bf16", "int8"))  # fmt: skip
+    for ours, theirs in pairs:
+        with open_artifact(paths[theirs]) as artifact:
+            report = aligned(paths[ours], backend="reference", against=(artifact, "reference"))
+        assert report.aligned, (ours, theirs, [stage.failures for stage in report.stages])
+        compared[ours, theirs] = {finding.op for finding in report.stages[-1].findings}
+        (attention,) = {f.tolerance for f in report.stages[-1].findings if f.op == "attn.dense"}
+        assert (attention.relative > 1e-4) == (ours != theirs)
+    assert "cache.append" in compared["bf16", "bf16"]
+    for pair in pairs[1:]:
+        assert compared["bf16", "bf16"] - compared[pair] == {"cache.append"}
 
 
 def test_a_file_with_another_weight(int4: Path, tmp_path: Path, aligned: Aligned):

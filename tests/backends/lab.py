@@ -28,7 +28,8 @@ from arkinfer.errors import DeviceError
 from arkinfer.ir.types import evaluate
 from arkinfer.models.config import ModelConfig, parse_config
 from arkinfer.packing import QuantizedTensor, Scheme, encode, parse_scheme
-from arkinfer.passes.quantize_cache import PREFIX, QuantizeCache
+from arkinfer.passes.quantize_cache import CHANNEL, PREFIX, TOKEN, QuantizeCache
+from arkinfer.passes.store_cache import StoreCache
 from arkinfer.runtime import registry
 from arkinfer.runtime.contract import Executable, Executor, LoadOptions
 from arkinfer.targets import Target, load_target
@@ -43,6 +44,9 @@ else:
     import tomli as tomllib
 
 Array = npt.NDArray[Any]
+
+SCALED = (TOKEN, CHANNEL)
+"""Kinds of int8 caches, by what has a scale."""
 
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +74,8 @@ class Model:
         changes: keys of config.json that differ from `BASE`.
         linear, embedding: schemes by name; None: not quantized.
         activations: in products with quantized matrices, as the IR calls it.
-        cache: "f32"; or int8 with scales per "token", or per "channel", calibrated on some tokens.
+        cache: its dtype as the IR calls it; or what int8 has scales for: "token", or "channel",
+            calibrated on some tokens.
         dtype: of the checkpoint.
         context, chunk: of the artifact, in tokens.
     """
@@ -92,8 +97,10 @@ class Model:
     @cached_property
     def module(self) -> ir.Module:
         module = self._dense()
-        if self.cache != "f32":
+        if self.cache in SCALED:
             QuantizeCache(self.cache).run(module)
+        else:
+            StoreCache(self.cache).run(module)
         return module
 
     def _dense(self) -> ir.Module:

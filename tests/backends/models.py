@@ -73,6 +73,13 @@ CACHED = [
     Model("attn.dense int8 by token, head 64", {"head_dim": 64}, cache="token"),
     Model("attn.dense int8 by token, head 128", {
         "head_dim": 128, "num_attention_heads": 2}, cache="token"),
+    Model("cache.append bf16", cache="bf16"),
+    Model("cache.append f16", cache="f16"),
+    Model("attn.dense bf16, group 8", {
+        "num_attention_heads": 8, "num_key_value_heads": 1, "scale_depth": 4.0}, cache="bf16"),
+    Model("attn.dense f16, head 64", {"head_dim": 64}, cache="f16"),
+    Model("attn.dense bf16, head 128", {
+        "head_dim": 128, "num_attention_heads": 2}, cache="bf16"),
 ]  # fmt: skip
 
 THREE = {"num_hidden_layers": 3, "rope_scaling": LONGROPE}
@@ -83,6 +90,8 @@ WHOLE = [
     INT4,
     replace(INT4, name="three layers int4, int8 cache", cache="channel"),
     replace(INT4, name="three layers int4, int8 cache by token", cache="token"),
+    replace(INT4, name="three layers int4, bf16 cache", cache="bf16"),
+    replace(INT4, name="three layers int4, f16 cache", cache="f16"),
     replace(INT4, name="three layers int4, activations as they are", activations="f32"),
     Model("llama int8", LLAMA, linear="int8-row", embedding="int8-row", dtype="bfloat16"),
 ]

@@ -9,7 +9,7 @@ import pytest
 
 from arkinfer import ir
 from arkinfer.backend import Support
-from arkinfer.compiler.kv_form import with_kv_scales
+from arkinfer.compiler.kv_form import with_kv_form
 from arkinfer.compiler.options import Asked, BuildOptions
 from arkinfer.models.config import parse_config
 from arkinfer.targets import Target
@@ -61,7 +61,7 @@ def test_the_form_that_all_backends_claim(
     claims: list[tuple[Support, Support]], scales: str
 ) -> None:
     asked = options(*(Claims(*each) for each in claims))
-    found = with_kv_scales(asked, CONFIG)
+    found = with_kv_form(asked, CONFIG)
     assert found.kv_scales == scales
     assert found.calibrates_cache == (scales == "channel")
     assert replace(found, kv_scales=None) == asked
@@ -70,9 +70,9 @@ def test_the_form_that_all_backends_claim(
 def test_what_is_decided_stays_and_other_caches_have_none() -> None:
     compiler = Claims(FAST, FAST)
     known = replace(options(compiler), kv_scales="channel")
-    assert with_kv_scales(known, CONFIG) is known
+    assert with_kv_form(known, CONFIG) is known
     plain = options(compiler, kv="fp32")
-    assert with_kv_scales(plain, CONFIG) is plain
+    assert with_kv_form(plain, CONFIG) is plain
     assert not plain.calibrates_cache
 
 
@@ -88,4 +88,4 @@ def test_what_is_decided_stays_and_other_caches_have_none() -> None:
 )
 def test_what_the_backends_here_claim(backend: str | tuple[str, ...], scales: str) -> None:
     made = BuildOptions.make(Asked(quant="none", backend=backend, kv="int8"))
-    assert with_kv_scales(made, CONFIG).kv_scales == scales
+    assert with_kv_form(made, CONFIG).kv_scales == scales

@@ -225,7 +225,7 @@ def test_a_cache_that_is_read_before_it_grows_is_refused(
     with pytest.raises(UnsupportedError) as refusal:
         quantize.run(module)
     assert str(refusal.value) == (
-        "The cache v0 cannot be kept in int8. attn.dense at layer reads it, which takes "
-        "floats only. Keep the cache in fp32."
+        "The cache v0 cannot be kept in int8. attn.dense at layer reads it; only attention "
+        "after an append can. Keep the cache in fp32."
     )
     assert ir.print_module(module) == before

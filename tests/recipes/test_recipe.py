@@ -92,7 +92,7 @@ def test_options_win_over_a_recipe(tmp_path: Path):
 
 def test_without_a_recipe_nothing_changes():
     found = options_by(None, Asked())
-    assert (found.target.name, found.quant.name, found.kv) == ("cpu", "int4", "fp32")
+    assert (found.target.name, found.quant.name, found.kv) == ("cpu", "int4", "auto")
     assert found.recipe is None
     assert gates_by(found, None) == Gates()
     assert model_by(found, None) is None

@@ -82,8 +82,15 @@ def test_every_backend_that_runs_here_has_its_classes() -> None:
                 for kv in ("fp32", "int8"):
                     found = tolerances(manifest(dtype, *schemes, kv=kv), backend)
                     assert found["reference"].error < found["source"].error
-    for schemes in matrices:  # its caches are floats
-        tolerances(manifest("bf16", *schemes), "tensorrt", "fp16")
+    for schemes in matrices:
+        for kv in ("fp32", "fp16"):  # which are kept the same way there
+            tolerances(manifest("bf16", *schemes, kv=kv), "tensorrt", "fp16")
+    for backend in ("tvm", "reference"):
+        errors = [
+            tolerances(manifest("fp32", kv=kv), backend)["reference"].error
+            for kv in ("fp32", "fp16", "bf16", "int8")
+        ]
+        assert errors == sorted(set(errors))
     assert {row for _, row in NUMERICS} == {*ROUNDING, "int2"}
     assert {backend for backend, _ in NUMERICS} == {backend for backend, _ in CACHES}
 

@@ -20,6 +20,9 @@ LEAST_SCALE = float(np.finfo(np.float32).tiny)
 class Append(Op):
     """The cache with new rows at its end: cache [S, N, D], f32 [T, N, D] -> cache [S + T, N, D].
 
+    A cache<bf16> or cache<f16> holds rows rounded to nearest, ties to even; what is too large for
+    f16 becomes infinite.
+
     A cache<i8> holds codes, and takes their scales as one more operand. These are given, f32
     [N, D], one per channel; or they are a cache of their own, cache<f32> [S, N, 1], one per token
     and head: each row gets max|row| / 127, and the longer cache of scales is a second result.
@@ -64,8 +67,9 @@ class Dense(Op):
 
     f32 q [T, H, D], cache k and v [L, Hkv, D] with T <= L -> f32 [T, H, D]. Query head a reads
     kv head a // (H / Hkv); query row t sees cache rows 0 … L - T + t. Scores are multiplied by
-    `scale`. Caches of type i8 take two more operands, the scales of k and of v: f32 [Hkv, D] per
-    channel, or caches<f32> [L, Hkv, 1] per token and head.
+    `scale`. Caches of type bf16 and f16 are widened as they are read; all is computed in f32.
+    Those of type i8 take two more operands, the scales of k and of v: f32 [Hkv, D] per channel,
+    or caches<f32> [L, Hkv, 1] per token and head.
     Source: Vaswani et al. 2017, eq. 1; Ainslie et al. 2023 (grouped queries).
     """
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from arkinfer.errors import InternalError, nearest
 from arkinfer.ir.core import Attribute
-from arkinfer.ir.types import FLOATS, CacheType, QuantizedType, TensorType, Type
+from arkinfer.ir.types import CACHES, FLOATS, CacheType, QuantizedType, TensorType, Type
 from arkinfer.packing import QuantizedTensor
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -122,6 +122,7 @@ def tensor(op: type[Op], name: str, t: Type, *dtypes: str) -> TensorType:
 def cache(op: type[Op], name: str, t: Type) -> CacheType:
     need(isinstance(t, CacheType), op, f"{name} is {t}, not a cache")
     assert isinstance(t, CacheType)
+    need(t.dtype in CACHES, op, f"{name} is {t}; a cache must hold {' or '.join(CACHES)}")
     return t
 
 

@@ -166,7 +166,7 @@ def test_int8_caches_are_slow_in_prefill():
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
-        ({"dtype": "f16"}, "it has a cache of f16; f32 and i8 run fast"),
+        ({"dtype": "f16"}, "it attends in float32 to a cache of f32 or i8, not of f16"),
         ({"size": 20}, "it has heads of 20; GroupQueryAttention takes multiples of 8"),
         ({"append": False}, "it reads a cache that nothing was appended to"),
         ({"head_source": "input"}, "it has heads that do not come from one matrix product"),
