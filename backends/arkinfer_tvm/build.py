@@ -13,14 +13,13 @@ import subprocess
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import tvm
 
 from arkinfer.backend.scratch import scratch_folder
 from arkinfer.errors import DeviceError, InternalError
 from arkinfer.machine.c_compiler import CCompiler, find_c_compiler, usual_c_compiler
-from arkinfer_tvm.cpu import Level
+from arkinfer_tvm.isa import ISAS
 from arkinfer_tvm.kernels import Kernel
 
 _COMPILE = ("-std=c11", "-O2", "-Wall", "-fPIC", "-fvisibility=hidden", "-pthread")
@@ -45,30 +44,27 @@ __attribute__((visibility("default"))) const char *ark_probe(atomic_int *x) {
 """
 
 
-def build_library(names: Mapping[Kernel, str], arch: str, level: Level) -> bytes:
-    """A shared library with every kernel and the launcher.
+def build_library(names: Mapping[Kernel, str], isa: str) -> bytes:
+    """A shared library with every kernel, for an instruction set, and the launcher.
 
     Raises:
         DeviceError: there is no C compiler or linker for the architecture here.
     """
+    arch = ISAS[isa].arch
     compiler = c_compiler(arch)
     launcher = _source("launcher.c")
     with scratch_folder() as folder:
-        (folder / "kernels.o").write_bytes(compile_kernels(names, arch, level))
+        (folder / "kernels.o").write_bytes(compile_kernels(names, isa))
         (folder / "launcher.c").write_bytes(launcher)
         return _link(compiler, arch, ["launcher.c", "kernels.o"], folder)
 
 
-def compile_kernels(names: Mapping[Kernel, str], arch: str, level: Level) -> bytes:
+def compile_kernels(names: Mapping[Kernel, str], isa: str) -> bytes:
     """An object file with every kernel, under `__tvm_ffi_<name>`."""
-    functions = {name: kernel.function(name) for kernel, name in names.items()}
-    facts: dict[str, Any] = {
-        "kind": "llvm",
-        "mtriple": f"{arch}-linux-gnu",
-        "mcpu": level.name,
-        "mattr": list(level.features),
-    }
-    executable = tvm.compile(tvm.IRModule(functions), target=tvm.target.Target(facts))
+    known = ISAS[isa]
+    functions = {name: kernel.function(name, known) for kernel, name in names.items()}
+    target = tvm.target.Target(known.target)
+    executable = tvm.compile(tvm.IRModule(functions), target=target)
     with scratch_folder() as folder:
         path = folder / "kernels.o"
         executable.mod.write_to_file(str(path), "o")

@@ -14,10 +14,14 @@ from arkinfer.backend.contract import SectionWriter, Support
 from arkinfer.errors import DeviceError, UnsupportedError
 from arkinfer.targets import Target
 from arkinfer_tvm.cpu import LEVELS, Level, best_level, cpu_flags
-from arkinfer_tvm.program import INTERFACE, seen_to_json
+from arkinfer_tvm.program import INTERFACE, programs_to_json, seen_to_json
 from arkinfer_tvm.support import supports
 
-LIBRARY, PROGRAM, VALUES = "libkernels.so", "program.json", "values.json"
+LIBRARY, PROGRAMS, VALUES = "libkernels.so", "programs.json", "values.json"
+
+SIZES = (1, 64)
+"""The most tokens of the programs for short steps: decoding, speculative trees. One more program is
+for as many as a step may have."""
 
 
 class TvmCompiler:
@@ -48,18 +52,26 @@ class TvmCompiler:
         function = module.functions["step"]
         symbols = _check(module, function, target)
         chunk = _integer(module, "chunk")
-        limits = {symbols["tokens"]: chunk, symbols["rows"]: chunk}
         table = KernelTable()
         out.file(SECTION_IR, ir.print_module(module).encode())
-        lowering = Lowering(function, limits, _scales, out.weight, table)
-        program = lowering.program()
+        lowerings = [
+            Lowering(
+                function,
+                {symbols["tokens"]: most, symbols["rows"]: most},
+                _scales,
+                out.weight,
+                table,
+            )
+            for most in (*(size for size in SIZES if size < chunk), chunk)
+        ]
+        programs = [lowering.program() for lowering in lowerings]
         level = level_for(target)
-        library = build_library(table.names, target.arch, level)
+        library = build_library(table.names, level.name)
         config: dict[str, Any] = {
             "interface": INTERFACE,
             "library": out.file(LIBRARY, library),
-            "program": out.file(PROGRAM, program.to_json()),
-            "values": out.file(VALUES, seen_to_json(lowering.seen())),
+            "programs": out.file(PROGRAMS, programs_to_json(programs)),
+            "values": out.file(VALUES, seen_to_json([each.seen() for each in lowerings])),
             "platform": f"linux-{target.arch}",
             "isa": level.name,
             "cpu_flags": list(level.flags),

@@ -18,8 +18,10 @@ from arkinfer.errors import DeviceError
 CPUINFO = Path("/proc/cpuinfo")
 AUXV = Path("/proc/self/auxv")
 
-_V2 = ("cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3")
-_V3 = (*_V2, "abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave")
+_V3 = (
+    "abm", "avx", "avx2", "bmi1", "bmi2", "cx16", "f16c", "fma", "lahf_lm", "movbe", "popcnt",
+    "sse4_1", "sse4_2", "ssse3", "xsave",
+)  # fmt: skip
 _V4 = (*_V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
 _DOTPROD = ("asimd", "asimddp")
 
@@ -29,26 +31,28 @@ class Level:
     """An instruction set.
 
     Attributes:
-        name: as LLVM names the processor.
+        name: as `arkinfer_tvm.isa` describes it.
         flags: what /proc/cpuinfo must list.
-        features: what LLVM is told beyond the name.
     """
 
     name: str
     flags: tuple[str, ...] = ()
-    features: tuple[str, ...] = ()
 
 
 LEVELS: dict[str, tuple[Level, ...]] = {
     "x86_64": (
-        Level("x86-64"),
-        Level("x86-64-v2", _V2),
         Level("x86-64-v3", _V3),
-        Level("x86-64-v4", _V4, ("-prefer-256-bit",)),
+        Level("avx-vnni", (*_V3, "avx_vnni")),
+        Level("x86-64-v4-vnni", (*_V4, "avx512_vnni")),
+        Level("x86-64-v4-vnni-bf16", (*_V4, "avx512_vnni", "avx512_bf16")),
     ),
-    "aarch64": (Level("generic", ("asimd",), ("+neon",)),),
+    "aarch64": (
+        Level("neon", ("asimd",)),
+        Level("dotprod", ("asimd", "asimddp", "asimdhp", "fphp")),
+        Level("i8mm", ("asimd", "asimddp", "asimdhp", "fphp", "i8mm")),
+    ),
 }
-"""By architecture, as `platform.machine()` says it; each level contains the one before."""
+"""By architecture, as `platform.machine()` says it; the fastest last."""
 
 ISAS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,8 +32,8 @@ from arkinfer.runtime.contract import (
     closed,
 )
 from arkinfer_tvm.cpu import cpu_flags, platform_name
-from arkinfer_tvm.library import Array, Bound, Library, aligned
-from arkinfer_tvm.program import INTERFACE, Program, Seen, seen_from_json
+from arkinfer_tvm.library import Array, Bound, Library, Memory, aligned
+from arkinfer_tvm.program import INTERFACE, Program, Seen, programs_from_json, seen_from_json
 
 if TYPE_CHECKING:
     from arkinfer.artifact import Artifact, Section
@@ -62,17 +62,21 @@ class TvmExecutor:
         try:
             check_device(config)
             code = _read(artifact, config["library"])
-            program = Program.from_json(_read(artifact, config["program"]))
-            names = sorted({str(o.key) for o in program.operands if o.kind == "weight"})
+            programs = programs_from_json(_read(artifact, config["programs"]))
+            operands = {o for program in programs for o in program.operands}
+            names = sorted(str(o.key) for o in operands if o.kind == "weight")
             weights = {name: artifact.tensor(name) for name in names}
-            seen = _seen(artifact, config) if options.observe else None
+            seen = _seen(artifact, config, programs) if options.observe else None
         except _MALFORMED as error:
             raise _unreadable(artifact, error) from error
         digest = hashlib.sha256(code).hexdigest()
         threads = options.threads or usable_cores()
-        library = Library(code, f"libarkinfer-{digest[:16]}.so", threads)
+        calls = max(len(program.calls) for program in programs)
+        library = Library(code, f"libarkinfer-{digest[:16]}.so", threads, calls)
         try:
-            return TvmExecutable(Bound(program, library, weights), library, config, seen)
+            memory = Memory(programs, library.threads)
+            bound = [Bound(program, library, weights, memory) for program in programs]
+            return TvmExecutable(bound, library, config, seen)
         except _MALFORMED as error:
             library.close()
             raise _unreadable(artifact, error) from error
@@ -84,7 +88,7 @@ class TvmExecutor:
         """Whether this machine is of the kind that was compiled for; see `contract.Checker`."""
         try:
             check_device(section.config)
-            program = Program.from_json(_read(artifact, section.config["program"]))
+            program, *_ = programs_from_json(_read(artifact, section.config["programs"]))
             per_token = sum(c.heads * c.size * np.dtype(c.dtype).itemsize for c in program.caches)
         except _MALFORMED as error:
             raise _unreadable(artifact, error) from error
@@ -99,10 +103,14 @@ def _unreadable(artifact: Artifact, error: Exception) -> ArtifactError:
     )
 
 
-def _seen(artifact: Artifact, config: Mapping[str, Any]) -> list[Seen] | None:
-    """Where values can be seen; None: the artifact is older than this list."""
-    entry = config.get("values")
-    return None if entry is None else seen_from_json(_read(artifact, entry))
+def _seen(
+    artifact: Artifact, config: Mapping[str, Any], programs: Sequence[Program]
+) -> list[list[Seen]]:
+    """Where values can be seen, for each program."""
+    seen = seen_from_json(_read(artifact, config["values"]))
+    if len(seen) != len(programs):
+        raise ValueError("there is not one list of values for each program")
+    return seen
 
 
 def usable_cores() -> int:
@@ -163,15 +171,14 @@ class TvmExecutable:
         chunk: the most tokens of one step.
         features: "values" and "times" when it was opened to be observed.
         threads: what steps run on.
-        kernels: of each call its kernel, and the IR values that it computes.
     """
 
     def __init__(
         self,
-        bound: Bound,
+        programs: Sequence[Bound],
         library: Library,
         config: Mapping[str, Any],
-        seen: list[Seen] | None = None,
+        seen: list[list[Seen]] | None = None,
     ) -> None:
         self.vocab_size = count(config["vocab_size"])
         self.max_context = count(config["context"])
@@ -180,10 +187,9 @@ class TvmExecutable:
         self._symbols: dict[str, str] = config["symbols"]
         self.features: frozenset[str] = frozenset()
         if seen is not None:
-            self.features = frozenset({"values", "times"} if library.has_clock else {"values"})
-        self._seen = seen or []
-        self.kernels = _values_of_calls(bound.program, self._seen)
-        self._bound = bound
+            self.features = frozenset({"values", "times"})
+        self._seen = seen or [[] for _ in programs]
+        self._programs = list(programs)
         self._library = library
         self._turn = threading.Lock()
         self._closed = False
@@ -198,21 +204,40 @@ class TvmExecutable:
         if self._closed:
             raise closed()
         check_context(self, context)
-        caches = [aligned((context, c.heads, c.size), c.dtype) for c in self._bound.program.caches]
-        return TvmState(self, caches, self._bound.arguments(caches), context)
+        shapes = self._programs[0].program.caches
+        caches = [aligned((context, c.heads, c.size), c.dtype) for c in shapes]
+        return TvmState(self, caches, [each.arguments(caches) for each in self._programs], context)
 
-    def run(self, arguments: Array, tokens: Array, rows: Array, length: int) -> FloatArray:
-        """Computes one step of a state that holds `length` tokens: logits [R, vocab_size]."""
+    def program(self, tokens: int) -> int:
+        """Which program runs steps of so many tokens: the first that has room for them."""
+        return next(i for i, each in enumerate(self._programs) if tokens <= each.program.most)
+
+    def kernels(self, program: int) -> list[tuple[str, tuple[str, ...]]]:
+        """Of each call of a program its kernel, and the IR values that it computes."""
+        return _values_of_calls(self._programs[program].program, self._seen[program])
+
+    def run(
+        self, arguments: Sequence[Array], tokens: Array, rows: Array, length: int
+    ) -> FloatArray:
+        """Computes one step of a state that holds `length` tokens: logits [R, vocab_size].
+
+        Args:
+            arguments: of each program.
+            tokens: int64 [T].
+            rows: int64 [R], which of them want logits.
+            length: of the sequence so far.
+        """
+        number = self.program(len(tokens))
         ports, symbols = self._ports(tokens, rows, length)
         with self._turn:
             if self._closed:
                 raise closed()
-            self._bound.run(arguments, symbols, ports.items())
+            self._programs[number].run(arguments[number], symbols, ports.items())
         return cast(FloatArray, ports[LOGITS])
 
     def observe(
         self,
-        arguments: Array,
+        arguments: Sequence[Array],
         caches: list[Array],
         tokens: Array,
         rows: Array,
@@ -220,22 +245,26 @@ class TvmExecutable:
         observer: Observer,
     ) -> FloatArray:
         """The same, and shows the values that its kernels leave in memory."""
+        number = self.program(len(tokens))
         ports, symbols = self._ports(tokens, rows, length)
         with self._turn:
             if self._closed:
                 raise closed()
-            self._bound.observe(arguments, symbols, ports, caches, self._seen, observer)
+            self._programs[number].observe(
+                arguments[number], symbols, ports, caches, self._seen[number], observer
+            )
         return cast(FloatArray, ports[LOGITS])
 
     def run_timed(
-        self, arguments: Array, tokens: Array, rows: Array, length: int
+        self, arguments: Sequence[Array], tokens: Array, rows: Array, length: int
     ) -> tuple[FloatArray, Array]:
         """The same as `run`, and the nanoseconds that each call took."""
+        number = self.program(len(tokens))
         ports, symbols = self._ports(tokens, rows, length)
         with self._turn:
             if self._closed:
                 raise closed()
-            took = self._bound.run_timed(arguments, symbols, ports.items())
+            took = self._programs[number].run_timed(arguments[number], symbols, ports.items())
         return cast(FloatArray, ports[LOGITS]), took
 
     def _ports(
@@ -258,7 +287,11 @@ class TvmState:
     """One sequence: its caches, [capacity, kv heads, head size] each, and its length."""
 
     def __init__(
-        self, executable: TvmExecutable, caches: list[Array], arguments: Array, capacity: int
+        self,
+        executable: TvmExecutable,
+        caches: list[Array],
+        arguments: Sequence[Array],
+        capacity: int,
     ) -> None:
         self.executable = executable
         self._caches = caches  # the arguments point to them
@@ -295,7 +328,7 @@ class TvmState:
         return StepOutput(logits)
 
     def timed_step(self, tokens: IntArray, rows: Rows) -> tuple[StepOutput, Array]:
-        """A step, and the nanoseconds that each call of `TvmExecutable.kernels` took."""
+        """A step, and the nanoseconds that each of `TvmExecutable.kernels` took."""
         ids = check_tokens(self.executable, self, tokens)
         given, wanted = _aligned_inputs(ids, rows)
         logits, took = self.executable.run_timed(self._arguments, given, wanted, self._length)
@@ -317,19 +350,22 @@ class TvmProfiler:
 
     def __init__(self, state: TvmState) -> None:
         self._state = state
-        self._steps: list[tuple[Array, float]] = []
+        self._steps: list[tuple[int, Array, float]] = []
 
     def step(self, tokens: IntArray, *, rows: Rows = "last") -> StepOutput:
         begin = perf_counter()
         output, took = self._state.timed_step(tokens, rows)
-        self._steps.append((took, perf_counter() - begin))
+        program = self._state.executable.program(len(tokens))
+        self._steps.append((program, took, perf_counter() - begin))
         return output
 
     def finish(self) -> list[StepTimes]:
-        return [StepTimes(self._ops(took), seconds) for took, seconds in self._steps]
+        steps = self._steps
+        return [StepTimes(self._ops(program, took), seconds) for program, took, seconds in steps]
 
-    def _ops(self, took: Array) -> tuple[OpTime, ...]:
-        calls = zip(self._state.executable.kernels, (took * 1e-9).tolist(), strict=True)
+    def _ops(self, program: int, took: Array) -> tuple[OpTime, ...]:
+        kernels = self._state.executable.kernels(program)
+        calls = zip(kernels, (took * 1e-9).tolist(), strict=True)
         return tuple(OpTime(kernel, values, seconds) for (kernel, values), seconds in calls)
 
 
@@ -343,7 +379,7 @@ def _values_of_calls(program: Program, seen: list[Seen]) -> list[tuple[str, tupl
     result: list[tuple[str, tuple[str, ...]]] = []
     for number in range(len(program.calls), 0, -1):
         values = tuple(made.get(number, values))
-        result.append((program.calls[number - 1][0], values))
+        result.append((program.calls[number - 1].kernel, values))
     return result[::-1]
 
 

@@ -1,7 +1,11 @@
-/* Runs a list of compiled kernels on a few threads. Knows no model, no file and no TVM library.
+/* Runs a list of compiled kernels on a few threads, as one parallel region. Knows no model, no file
+ * and no TVM library.
  *
- * Kernels follow two conventions of TVM 0.27: its packed calls (`Argument` is its TVMFFIAny) and
- * its parallel loops, which call a launcher through __TVMBackendParallelLaunch. */
+ * Every thread walks the whole list. A call has jobs 0 … n-1, which threads claim, a few at a time,
+ * so that a thread that lost its processor delays little; where a call says so, all threads meet
+ * before the next one. Kernels follow the packed calls of TVM 0.27 (`Argument` is its TVMFFIAny) and
+ * take the jobs that they are to do as their last two arguments, [first, last). */
+#define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -9,40 +13,61 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 #define EXPORT __attribute__((visibility("default")))
-#define SPINS 2000     /* some microseconds: longer than what lies between two kernels */
-#define TASKS 4        /* per thread, so that a thread that lost its processor delays little */
+#define IDLE_SPINS 4000  /* some 100 microseconds: longer than what lies between two steps */
+#define PHASE_SPINS 4000 /* in a step, before the processor is offered to others */
+#define CLAIMS 8         /* of each thread and call, about */
+#define MOST_ARGUMENTS 32
 
-typedef struct { int32_t type; uint32_t padding; void *value; } Argument;
+enum { INTEGER = 1 }; /* kTVMFFIInt of tvm_ffi/c_api.h */
+
+/* `own`: the value is an offset into the memory that each thread has for itself. */
+typedef struct {
+  int32_t type;
+  uint32_t own;
+  union { int64_t number; char *pointer; } value;
+} Argument;
 typedef int (*Kernel)(void *self, const Argument *arguments, int32_t count, Argument *result);
-typedef struct { Kernel kernel; int64_t first; int64_t count; } Call;
+typedef struct {
+  Kernel kernel;
+  int64_t first, count;   /* its arguments */
+  const int64_t *jobs;    /* how many there are, known when the step begins */
+  int64_t meet;           /* whether all threads wait for each other afterwards */
+} Call;
 
-typedef struct { void *sync; int32_t tasks; } Group;
-typedef int (*Task)(int index, Group *group, void *data);
+typedef struct {
+  const Call *calls;
+  int64_t count;
+  const Argument *arguments;
+  char *own; /* `stride` bytes for each thread */
+  int64_t stride;
+  int64_t *ends; /* NULL: nobody wants to know when calls end */
+  int64_t start;
+} Step;
 
-/* A round is one parallel loop. Its tasks are claimed one by one through `ticket`, whose upper half
- * is the round and whose lower half the next task: a worker that comes late finds nothing left, and
- * the caller never waits for a worker that has not begun. Between rounds, all tasks are claimed. */
 typedef struct Pool {
   int threads; /* the caller is one of them */
   pid_t process;
   pthread_t *workers;
   pthread_mutex_t lock;
   pthread_cond_t wake;
-  atomic_int asleep;
+  int asleep; /* under the lock */
   atomic_int stopping;
-  atomic_uint_fast64_t ticket;
-  atomic_int done;
-  atomic_int failed;
-  Task task;
-  void *data;
-  Group group;
+  Step step;
+  atomic_uint *claimed; /* of each call, jobs that somebody has taken */
+  _Alignas(64) atomic_uint begun; /* steps */
+  _Alignas(64) atomic_uint arrived;
+  _Alignas(64) atomic_uint phase;
+  _Alignas(64) atomic_llong failed; /* 1 + the call that failed first, or 0 */
+  char message[512];
 } Pool;
 
-static _Thread_local Pool *current;
+typedef struct { Pool *pool; int thread; } Member;
+
 static _Thread_local char message[512];
 
 static void relax(void) {
@@ -53,75 +78,97 @@ static void relax(void) {
 #endif
 }
 
-static int available(Pool *pool) {
-  return (uint32_t)atomic_load(&pool->ticket) < (uint32_t)pool->group.tasks;
+static int64_t now(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
 }
 
-/* Runs one task, if there is one. */
-static int help(Pool *pool) {
-  uint_fast64_t ticket = atomic_load(&pool->ticket);
-  do {
-    if ((uint32_t)ticket >= (uint32_t)pool->group.tasks) return 0;
-  } while (!atomic_compare_exchange_weak(&pool->ticket, &ticket, ticket + 1));
-  /* The round cannot end before this task does, so `task` and `data` are its own. */
-  if (pool->task((int)(uint32_t)ticket, &pool->group, pool->data)) atomic_store(&pool->failed, 1);
-  atomic_fetch_add(&pool->done, 1);
-  return 1;
+/* All threads of the pool wait here for each other. */
+static void meet(Pool *pool) {
+  unsigned phase = atomic_load(&pool->phase);
+  if (atomic_fetch_add(&pool->arrived, 1) == (unsigned)pool->threads - 1) {
+    atomic_store(&pool->arrived, 0);
+    atomic_store(&pool->phase, phase + 1);
+    return;
+  }
+  for (int spins = 0; atomic_load(&pool->phase) == phase; spins++) {
+    if (spins < PHASE_SPINS) relax();
+    else sched_yield(); /* somebody lost the processor */
+  }
 }
 
-static void *work(void *given) {
-  Pool *pool = given;
-  for (int spins = 0; !atomic_load(&pool->stopping);) {
-    if (help(pool)) {
-      spins = 0;
-    } else if (spins++ < SPINS) {
-      relax();
-    } else {
-      pthread_mutex_lock(&pool->lock);
-      atomic_fetch_add(&pool->asleep, 1);
-      while (!available(pool) && !atomic_load(&pool->stopping))
-        pthread_cond_wait(&pool->wake, &pool->lock);
-      atomic_fetch_sub(&pool->asleep, 1);
-      pthread_mutex_unlock(&pool->lock);
-      spins = 0;
+static void fail(Pool *pool, int64_t call) {
+  long long none = 0;
+  if (atomic_compare_exchange_strong(&pool->failed, &none, call + 1))
+    memcpy(pool->message, message, sizeof message);
+}
+
+/* The jobs of one call that this thread gets. */
+static void work(Pool *pool, const Step *step, int64_t call, int thread) {
+  const Call *each = &step->calls[call];
+  int64_t jobs = *each->jobs, grain = jobs / (pool->threads * CLAIMS);
+  Argument list[MOST_ARGUMENTS + 2];
+  int ready = 0;
+  if (grain < 1) grain = 1;
+  for (;;) {
+    int64_t first = atomic_fetch_add_explicit(&pool->claimed[call], grain, memory_order_relaxed);
+    if (first >= jobs) return;
+    if (!ready) {
+      memcpy(list, step->arguments + each->first, each->count * sizeof *list);
+      for (int64_t i = 0; i < each->count; i++)
+        if (list[i].own) {
+          list[i].value.pointer = step->own + thread * step->stride + list[i].value.number;
+          list[i].own = 0;
+        }
+      list[each->count] = list[each->count + 1] = (Argument){INTEGER, 0, {0}};
+      ready = 1;
+    }
+    list[each->count].value.number = first;
+    list[each->count + 1].value.number = first + grain < jobs ? first + grain : jobs;
+    Argument result = {0, 0, {0}};
+    message[0] = 0;
+    if (each->kernel(NULL, list, (int32_t)each->count + 2, &result)) {
+      fail(pool, call);
+      return;
     }
   }
-  return NULL;
 }
 
-static void wake(Pool *pool) {
-  if (atomic_load(&pool->asleep) == 0) return;
-  pthread_mutex_lock(&pool->lock);
-  pthread_cond_broadcast(&pool->wake);
+static void walk(Pool *pool, int thread) {
+  Step step = pool->step; /* after the last call, the next step may begin before all have left it */
+  for (int64_t call = 0; call < step.count; call++) {
+    work(pool, &step, call, thread);
+    if (step.calls[call].meet || step.ends || call + 1 == step.count) meet(pool);
+    if (step.ends && thread == 0) step.ends[call] = now() - step.start;
+  }
+}
+
+static void *serve(void *given) {
+  Member self = *(Member *)given;
+  Pool *pool = self.pool;
+  unsigned seen = 0;
+  free(given);
+  for (;;) {
+    for (int spins = 0; atomic_load(&pool->begun) == seen && spins < IDLE_SPINS; spins++) relax();
+    if (atomic_load(&pool->begun) == seen) {
+      pthread_mutex_lock(&pool->lock);
+      pool->asleep++;
+      while (atomic_load(&pool->begun) == seen) pthread_cond_wait(&pool->wake, &pool->lock);
+      pool->asleep--;
+      pthread_mutex_unlock(&pool->lock);
+    }
+    seen++;
+    if (atomic_load(&pool->stopping)) return NULL;
+    walk(pool, self.thread);
+  }
+}
+
+static void begin(Pool *pool) {
+  pthread_mutex_lock(&pool->lock); /* whoever is about to sleep sees it, or is woken */
+  atomic_fetch_add(&pool->begun, 1);
+  if (pool->asleep) pthread_cond_broadcast(&pool->wake);
   pthread_mutex_unlock(&pool->lock);
-}
-
-/* What a parallel loop calls: every task takes its share of the loop's range. */
-static int launch(Task task, void *data, int32_t wanted) {
-  Pool *pool = current;
-  (void)wanted;
-  if (pool->threads == 1) {
-    Group group = {NULL, 1};
-    return task(0, &group, data);
-  }
-  pool->task = task;
-  pool->data = data;
-  atomic_store(&pool->done, 0);
-  atomic_store(&pool->failed, 0);
-  atomic_store(&pool->ticket, ((atomic_load(&pool->ticket) >> 32) + 1) << 32);
-  wake(pool);
-  while (help(pool)) continue;
-  for (int spins = 0; atomic_load(&pool->done) < pool->group.tasks; spins++) {
-    if (spins < SPINS) relax();
-    else sched_yield(); /* a worker lost its processor within a task */
-  }
-  return atomic_load(&pool->failed) ? -1 : 0;
-}
-
-extern void *__TVMBackendParallelLaunch;
-
-__attribute__((constructor)) static void connect(void) {
-  __TVMBackendParallelLaunch = (void *)launch;
 }
 
 /* What a kernel calls when its arguments are wrong. */
@@ -131,26 +178,49 @@ EXPORT void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **par
     if (parts[i]) used += snprintf(message + used, sizeof message - used, "%s", parts[i]);
 }
 
-/* A pool of `threads`; fewer when the system gives no more; NULL without memory. */
-EXPORT Pool *ark_open(int threads) {
-  Pool *pool = calloc(1, sizeof *pool);
+static int start(Pool *pool) {
+  Member *member = malloc(sizeof *member);
+  if (member == NULL) return 0;
+  *member = (Member){pool, pool->threads};
+  if (pthread_create(&pool->workers[pool->threads], NULL, serve, member)) {
+    free(member);
+    return 0;
+  }
+  return 1;
+}
+
+static void discard(Pool *pool) {
+  free(pool->workers);
+  free(pool->claimed);
+  free(pool);
+}
+
+/* A pool of `threads` for steps of at most `calls`; fewer threads when the system gives no more;
+ * NULL without memory. With `cpus`, thread i > 0 stays on processor cpus[i]. */
+EXPORT Pool *ark_open(int threads, int64_t calls, const int *cpus) {
+  Pool *pool = aligned_alloc(64, (sizeof *pool + 63) / 64 * 64);
   if (pool == NULL) return NULL;
+  memset(pool, 0, sizeof *pool);
   pool->workers = calloc(threads, sizeof *pool->workers);
-  if (pool->workers == NULL) {
-    free(pool);
+  pool->claimed = calloc(calls + 1, sizeof *pool->claimed);
+  if (pool->workers == NULL || pool->claimed == NULL) {
+    discard(pool);
     return NULL;
   }
   pool->threads = 1;
   pool->process = getpid();
-  pool->group = (Group){NULL, threads * TASKS};
-  atomic_store(&pool->ticket, (uint32_t)pool->group.tasks);
   pthread_mutex_init(&pool->lock, NULL);
   pthread_cond_init(&pool->wake, NULL);
   sigset_t all, before; /* signals are the caller's */
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  while (pool->threads < threads) {
-    if (pthread_create(&pool->workers[pool->threads], NULL, work, pool)) break;
+  while (pool->threads < threads && start(pool)) {
+    if (cpus) {
+      cpu_set_t one;
+      CPU_ZERO(&one);
+      CPU_SET(cpus[pool->threads], &one);
+      pthread_setaffinity_np(pool->workers[pool->threads], sizeof one, &one);
+    }
     pool->threads++;
   }
   pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -159,45 +229,34 @@ EXPORT Pool *ark_open(int threads) {
 
 EXPORT int ark_threads(const Pool *pool) { return pool->threads; }
 
-static int64_t now(void) {
-  struct timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
-}
-
 /* Runs the calls in order, and writes down when each has ended where there is room for that, in
  * nanoseconds after the first has begun. Returns 0, or 1 + the index of the call that failed. */
-EXPORT int64_t ark_run_timed(Pool *pool, const Call *calls, int64_t count,
-                             const Argument *arguments, int64_t *ends) {
-  if (pool->process != getpid()) pool->threads = 1; /* a fork has no workers */
-  current = pool;
-  message[0] = 0;
-  int64_t start = ends ? now() : 0;
-  for (int64_t i = 0; i < count; i++) {
-    Argument result = {0, 0, NULL};
-    if (calls[i].kernel(NULL, arguments + calls[i].first, (int32_t)calls[i].count, &result))
-      return i + 1;
-    if (ends) ends[i] = now() - start;
+EXPORT int64_t ark_run(Pool *pool, const Call *calls, int64_t count, const Argument *arguments,
+                       char *own, int64_t stride, int64_t *ends) {
+  if (count == 0) return 0;
+  if (pool->process != getpid()) { /* a fork has no workers */
+    pool->threads = 1;
+    atomic_store(&pool->arrived, 0);
   }
-  return 0;
+  memset(pool->claimed, 0, count * sizeof *pool->claimed);
+  atomic_store(&pool->failed, 0);
+  pool->step = (Step){calls, count, arguments, own, stride, ends, ends ? now() : 0};
+  if (pool->threads > 1) begin(pool);
+  walk(pool, 0);
+  return atomic_load(&pool->failed);
 }
 
-EXPORT int64_t ark_run(Pool *pool, const Call *calls, int64_t count, const Argument *arguments) {
-  return ark_run_timed(pool, calls, count, arguments, NULL);
-}
-
-/* Why the last call on this thread failed. */
-EXPORT const char *ark_message(void) { return message; }
+/* Why the last run failed. */
+EXPORT const char *ark_message(const Pool *pool) { return pool->message; }
 
 /* In a fork there is nobody to wait for, and its condition variable still counts the sleepers. */
 EXPORT void ark_close(Pool *pool) {
   if (pool->process == getpid()) {
     atomic_store(&pool->stopping, 1);
-    wake(pool);
+    begin(pool);
     for (int i = 1; i < pool->threads; i++) pthread_join(pool->workers[i], NULL);
     pthread_cond_destroy(&pool->wake);
     pthread_mutex_destroy(&pool->lock);
   }
-  free(pool->workers);
-  free(pool);
+  discard(pool);
 }

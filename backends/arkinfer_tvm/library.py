@@ -23,8 +23,11 @@ from arkinfer_tvm.program import Program, Seen
 ALIGNMENT = 64
 _POINTER = 4
 """kTVMFFIOpaquePtr of tvm_ffi/c_api.h."""
-_ARGUMENT = np.dtype([("type", "<i4"), ("padding", "<u4"), ("value", "<u8")])
-_CALL = np.dtype([("kernel", "<u8"), ("first", "<i8"), ("count", "<i8")])
+_ARGUMENT = np.dtype([("type", "<i4"), ("own", "<u4"), ("value", "<u8")])
+_CALL = np.dtype(
+    [("kernel", "<u8"), ("first", "<i8"), ("count", "<i8"), ("jobs", "<u8"), ("meet", "<i8")]
+)
+"""`Argument` and `Call` of launcher.c."""
 
 Array = npt.NDArray[Any]
 
@@ -69,29 +72,30 @@ class Library:
         code: the shared library.
         name: a file name for it, as profilers will show it.
         threads: the most to use; the system may give fewer.
+        calls: the most that one run has.
 
     Raises:
         DeviceError: this system cannot load it; says why.
         ResourceError: there is no room for the file or the threads.
     """
 
-    def __init__(self, code: bytes, name: str, threads: int) -> None:
+    def __init__(self, code: bytes, name: str, threads: int, calls: int) -> None:
         self._functions = _load(code, name)
         self._functions.ark_open.restype = ctypes.c_void_p
-        self._functions.ark_open.argtypes = [ctypes.c_int]
+        self._functions.ark_open.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_void_p]
         self._functions.ark_threads.argtypes = [ctypes.c_void_p]
         self._functions.ark_close.argtypes = [ctypes.c_void_p]
         self._functions.ark_close.restype = None
         self._functions.ark_message.restype = ctypes.c_char_p
-        run = self._functions.ark_run
-        run.restype = ctypes.c_int64
-        run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
-        self._run = run
-        self._timed = getattr(self._functions, "ark_run_timed", None)
-        if self._timed is not None:
-            self._timed.restype = run.restype
-            self._timed.argtypes = [*run.argtypes, ctypes.c_void_p]
-        self._pool: int | None = self._functions.ark_open(threads)
+        self._functions.ark_message.argtypes = [ctypes.c_void_p]
+        self._run = self._functions.ark_run
+        self._run.restype = ctypes.c_int64
+        self._run.argtypes = [
+            ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p,
+            ctypes.c_int64, ctypes.c_void_p,
+        ]  # fmt: skip
+        cpus = _processors(threads)
+        self._pool: int | None = self._functions.ark_open(threads, calls, cpus)
         if self._pool is None:
             raise ResourceError(
                 "There is no memory for a pool of threads", fix="Ask for fewer threads"
@@ -103,27 +107,27 @@ class Library:
         found = ctypes.cast(getattr(self._functions, f"__tvm_ffi_{name}"), ctypes.c_void_p)
         return found.value or 0
 
-    def run(self, calls: Array, arguments: Array) -> int:
-        """Runs calls in order, without the interpreter's lock; 0, or 1 + the one that failed."""
+    def run(
+        self, calls: Array, arguments: Array, own: Array, ends: npt.NDArray[np.int64] | None = None
+    ) -> int:
+        """Runs calls in order, without the interpreter's lock; 0, or 1 + the one that failed.
+
+        Args:
+            calls: at most as many as were said.
+            arguments: of all calls.
+            own: uint8 [threads, bytes], what each thread has for itself.
+            ends: gets when each call has ended, in nanoseconds after the first began.
+        """
         if self._pool is None:
             raise InternalError("the library is closed")
-        return self._run(self._pool, calls.ctypes.data, len(calls), arguments.ctypes.data)
-
-    @property
-    def has_clock(self) -> bool:
-        """Whether `run_timed` can be called: older artifacts have no such function."""
-        return self._timed is not None
-
-    def run_timed(self, calls: Array, arguments: Array, ends: npt.NDArray[np.int64]) -> int:
-        """As `run`; `ends` gets when each call has ended, nanoseconds after the first began."""
-        if self._pool is None or self._timed is None:
-            raise InternalError("the library is closed, or has no clock")
-        addresses = calls.ctypes.data, len(calls), arguments.ctypes.data, ends.ctypes.data
-        return self._timed(self._pool, *addresses)
+        return self._run(
+            self._pool, calls.ctypes.data, len(calls), arguments.ctypes.data, own.ctypes.data,
+            own.shape[1], None if ends is None else ends.ctypes.data,
+        )  # fmt: skip
 
     def message(self) -> str:
-        """Why the last run on this thread failed."""
-        return self._functions.ark_message().decode("utf-8", "replace")
+        """Why the last run failed."""
+        return self._functions.ark_message(self._pool).decode("utf-8", "replace")
 
     def close(self) -> None:
         """Ends the threads; may be called again."""
@@ -132,19 +136,36 @@ class Library:
             self._pool = None
 
 
+class Memory:
+    """What steps need between kernels; programs that take turns share it.
+
+    Attributes:
+        scratch: uint8, as much as the program that needs most.
+        own: uint8 [threads, bytes], for each thread.
+    """
+
+    def __init__(self, programs: Sequence[Program], threads: int) -> None:
+        self.scratch = aligned((max(program.scratch for program in programs),), np.uint8)
+        self.own = aligned((threads, max(program.own for program in programs)), np.uint8)
+
+
 class Bound:
     """A program whose scratch memory and weights are in place, to be run with any caches.
 
     One run at a time: runs share the scratch memory.
     """
 
-    def __init__(self, program: Program, library: Library, weights: Mapping[str, Array]) -> None:
+    def __init__(
+        self, program: Program, library: Library, weights: Mapping[str, Array],
+        memory: Memory | None = None,
+    ) -> None:  # fmt: skip
         self.program = program
         self._library = library
         self._weights = dict(weights)  # keeps them mapped
-        self._scratch = aligned((program.scratch,), np.uint8)
+        memory = memory or Memory([program], library.threads)
+        self._scratch, self._own = memory.scratch, memory.own
         self._dims = aligned((len(program.dims), ALIGNMENT // 8), np.int64)
-        used = [index for _, arguments in program.calls for index in arguments]
+        used = [index for call in program.calls for index in call.operands]
         self._template = np.zeros(len(used), _ARGUMENT)
         self._template["type"] = _POINTER
         self._places: dict[int | str, list[int]] = {}
@@ -152,14 +173,18 @@ class Bound:
         for place, index in enumerate(used):
             self._template["value"][place] = addresses[index]
             operand = program.operands[index]
+            if operand.kind == "own":
+                self._template["own"][place] = 1
             if operand.kind in ("cache", "port"):
                 self._places.setdefault(operand.key, []).append(place)
         self._calls = np.zeros(len(program.calls), _CALL)
-        kernels = {name: library.kernel(name) for name, _ in program.calls}
+        kernels = {call.kernel: library.kernel(call.kernel) for call in program.calls}
         first = 0
-        for row, (name, arguments) in zip(self._calls, program.calls, strict=True):
-            row["kernel"], row["first"], row["count"] = kernels[name], first, len(arguments)
-            first += len(arguments)
+        for row, call in zip(self._calls, program.calls, strict=True):
+            row["kernel"], row["meet"] = kernels[call.kernel], call.meet
+            row["first"], row["count"] = first, len(call.operands)
+            row["jobs"] = pointer(self._dims[call.jobs])
+            first += len(call.operands)
 
     def _address(self, kind: str, key: int | str) -> int:
         """0 for what is known first when a step begins."""
@@ -167,6 +192,8 @@ class Bound:
             return pointer(self._dims[int(key)])
         if kind == "scratch":
             return pointer(self._scratch) + int(key)
+        if kind == "own":
+            return int(key)
         return pointer(self._weights[str(key)]) if kind == "weight" else 0
 
     def arguments(self, caches: Sequence[Array]) -> Array:
@@ -198,7 +225,7 @@ class Bound:
         """As `run`; gives back the nanoseconds that each call took."""
         self._begin(arguments, symbols, ports)
         ends = np.zeros(len(self._calls), np.int64)
-        self._check(self._library.run_timed(self._calls, arguments, ends))
+        self._check(self._library.run(self._calls, arguments, self._own, ends))
         return np.diff(ends, prepend=0)
 
     def observe(
@@ -254,18 +281,28 @@ class Bound:
             DeviceError: a kernel refused; says which.
         """
         if last > first:
-            self._check(self._library.run(self._calls[first:last], arguments), first)
+            self._check(self._library.run(self._calls[first:last], arguments, self._own), first)
 
     def _check(self, failed: int, first: int = 0) -> None:
         """`failed`: 0, or one more than the index of the call that failed, counted from `first`."""
         if failed:
             number = first + failed
-            kernel = self.program.calls[number - 1][0]
+            kernel = self.program.calls[number - 1].kernel
             raise DeviceError(
                 f'The kernel "{kernel}" failed in call {number} of the step',
                 self._library.message() or "It gave no reason",
                 "Build the artifact again on this machine",
             )
+
+
+def _processors(threads: int) -> Any:
+    """One processor for each thread where every one of them gets a thread; None: they may move.
+
+    Threads that may move can meet on one processor. Where there are fewer threads than processors,
+    other programs may need some of these, and the system knows better.
+    """
+    allowed = sorted(os.sched_getaffinity(0))
+    return (ctypes.c_int * threads)(*allowed) if threads == len(allowed) > 1 else None
 
 
 def _load(code: bytes, name: str) -> ctypes.CDLL:

@@ -14,8 +14,8 @@ from arkinfer import ir
 from arkinfer.errors import InternalError, UnsupportedError
 from arkinfer_tvm import kernels
 from arkinfer_tvm.kernels.quantized import Layout
-from arkinfer_tvm.program import Cache, Dimension, Operand, Program, Seen
-from arkinfer_tvm.scratch import Lifetime, place
+from arkinfer_tvm.program import Cache, Call, Dimension, Operand, Program, Seen
+from arkinfer_tvm.scratch import ALIGNMENT, Lifetime, place
 
 Scales = Callable[[ir.Weight], str]
 """The IR dtype that a quantized weight's scales are stored in."""
@@ -55,12 +55,19 @@ class _Buffer:
     port: str = ""
 
 
+@dataclass
+class _Call:
+    kernel: str
+    operands: list[Operand]
+    jobs: Dimension
+
+
 class Lowering:
-    """The lowering of one function.
+    """The lowering of one function, for steps of some size.
 
     Args:
         function: verified; every node is supported.
-        limits: the greatest value of each symbol that counts rows.
+        limits: the greatest value of each symbol that counts rows; kernels are chosen by it.
         scales: says how scales are stored.
         parts: stores a weight.
         table: collects the kernels; several functions may share one.
@@ -81,7 +88,8 @@ class Lowering:
         self._shapes: list[Cache] = []
         self._buffers: list[_Buffer] = []
         self._dims: dict[Dimension, int] = {}
-        self._calls: list[tuple[str, list[Operand]]] = []
+        self._calls: list[_Call] = []
+        self._own = 0
         self._places: dict[int, Operand] = {}
         self._seen: list[Seen] = []
         self._value_names = ir.value_names(function)
@@ -174,7 +182,7 @@ class Lowering:
         if key not in self._arranged:
             made = self._buffer(home.count, home.rows.width)
             extra = {"order": order} if order else {}
-            self._call(kernel, x=home, **extra, out=made, count=self._count(home.count))
+            self._call(kernel, home.count, x=home, **extra, out=made)
             self._arranged[key] = made
         return self._arranged[key]
 
@@ -210,14 +218,8 @@ class Lowering:
             given = {"scales": self._cached(scales[0])}
         elif node.weights:
             given = {"scale": self._dense(node.weights[0])}
-        self._call(
-            kernel,
-            rows=home,
-            cache=self._cached(cache),
-            **given,
-            start=self._count(cache.type.shape[0]),
-            count=self._count(home.count),
-        )
+        start = self._count(cache.type.shape[0])
+        self._call(kernel, home.count, rows=home, cache=self._cached(cache), **given, start=start)
         for old, new in zip((cache, *scales), node.results, strict=True):
             self._caches[new] = self._caches[old]
 
@@ -295,14 +297,22 @@ class Lowering:
     def _rowwise(self, node: ir.Node, kernel: kernels.Kernel, **given: Any) -> None:
         """A call whose one result has a row for each of `count`."""
         home = self._fresh(node.result, self._ports.get(node.result, ""))
-        self._call(kernel, **given, out=home, count=self._count(home.count))
+        self._call(kernel, home.count, **given, out=home)
         self._homes[node.result] = home
 
-    def _call(self, kernel: kernels.Kernel, **given: Any) -> None:
+    def _call(self, kernel: kernels.Kernel, height: ir.Dim, /, **given: Any) -> None:
+        """One more call, whose result has so many rows; `count` is that number, for the asking."""
         wanted = list(kernel.parameters())
+        if "count" in wanted:
+            given["count"] = self._count(height)
         if sorted(wanted) != sorted(given):
             raise InternalError(f"{kernel.family} takes {wanted}, not {list(given)}")
-        self._calls.append((self.table.name(kernel), [self._operand(given[n]) for n in wanted]))
+        operands = [self._operand(given[n]) for n in wanted]
+        if kernel.own:
+            operands.append(Operand("own", 0))
+            self._own = max(self._own, kernel.own)
+        jobs = kernel.jobs(_dimension(height))
+        self._calls.append(_Call(self.table.name(kernel), operands, jobs))
 
     def _operand(self, given: ir.Value | Home | Operand) -> Operand:
         if isinstance(given, Operand):
@@ -312,8 +322,10 @@ class Lowering:
         return Operand("scratch", home.buffer)  # its place is known at the end
 
     def _count(self, d: ir.Dim) -> Operand:
-        known = Dimension((), d) if isinstance(d, int) else Dimension(d.terms, d.constant)
-        return Operand("dim", self._dims.setdefault(known, len(self._dims)))
+        return Operand("dim", self._dim(_dimension(d)))
+
+    def _dim(self, known: Dimension) -> int:
+        return self._dims.setdefault(known, len(self._dims))
 
     def _dense(self, weight: ir.Weight) -> Operand:
         return Operand("weight", self.parts(weight)[""])
@@ -335,17 +347,23 @@ class Lowering:
         self._places = {i: Operand("scratch", at) for i, at in zip(inner, offsets, strict=True)}
         self._places |= {i: Operand("port", b.port) for i, b in enumerate(self._buffers) if b.port}
         operands: dict[Operand, int] = {}
-        calls: list[tuple[str, tuple[int, ...]]] = []
-        for name, given in self._calls:
-            final = [self._place(operand) for operand in given]
-            calls.append((name, tuple(operands.setdefault(o, len(operands)) for o in final)))
+        calls: list[Call] = []
+        for call in self._calls:
+            final = (self._place(operand) for operand in call.operands)
+            given = tuple(operands.setdefault(o, len(operands)) for o in final)
+            calls.append(Call(call.kernel, given, self._dim(call.jobs)))
         return Program(
-            tuple(self._dims), tuple(operands), tuple(calls), tuple(self._shapes), scratch
-        )
+            tuple(self._dims), tuple(operands), tuple(calls), tuple(self._shapes), scratch,
+            -(-self._own // ALIGNMENT) * ALIGNMENT, max(self.limits.values(), default=1),
+        )  # fmt: skip
 
     def _place(self, operand: Operand) -> Operand:
         """Where the buffer is that an operand named by its number."""
         return self._places[int(operand.key)] if operand.kind == "scratch" else operand
+
+
+def _dimension(d: ir.Dim) -> Dimension:
+    return Dimension((), d) if isinstance(d, int) else Dimension(d.terms, d.constant)
 
 
 def _fixed(d: ir.Dim) -> int:

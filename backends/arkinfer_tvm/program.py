@@ -8,26 +8,45 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from arkinfer.limits import LARGEST_DIM, count, parse_json
 
-INTERFACE = 1
+INTERFACE = 2
 """Raised when programs or the launcher change so that an older executor cannot run them."""
 
-Kind: TypeAlias = Literal["dim", "scratch", "weight", "cache", "port"]
+MOST_OPERANDS = 32
+"""Of a call; the launcher has room for no more."""
+
+Kind: TypeAlias = Literal["dim", "scratch", "own", "weight", "cache", "port"]
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """A number that is known when a step begins: sum of factor * symbol, plus a constant."""
+    """A number that is known when a step begins.
+
+    The sum of factor * symbol and a constant; then, rounded up, how many times it holds `per`; that
+    many times `factor`.
+    """
 
     terms: tuple[tuple[str, int], ...] = ()
     constant: int = 0
+    per: int = 1
+    factor: int = 1
 
     def value(self, symbols: Mapping[str, int]) -> int:
-        return sum(factor * symbols[name] for name, factor in self.terms) + self.constant
+        whole = sum(factor * symbols[name] for name, factor in self.terms) + self.constant
+        return -(-whole // self.per) * self.factor
+
+    def times(self, factor: int) -> Dimension:
+        """So many times this number."""
+        return replace(self, factor=self.factor * factor)
+
+    def tiles(self, size: int) -> Dimension:
+        """How many tiles of a size cover this number of rows."""
+        assert self.per == self.factor == 1
+        return replace(self, per=size)
 
 
 @dataclass(frozen=True)
@@ -36,8 +55,9 @@ class Operand:
 
     Attributes:
         kind: "dim" (entry `key` of the program's dims), "scratch" (byte `key` of the scratch
-            memory), "weight" (the artifact's tensor of that name), "cache" (that one of the
-            state's caches), "port" (an input or output of the step, by name).
+            memory), "own" (byte `key` of the memory that each thread has for itself), "weight"
+            (the artifact's tensor of that name), "cache" (that one of the state's caches), "port"
+            (an input or output of the step, by name).
         key: see there.
     """
 
@@ -56,65 +76,103 @@ class Cache:
 
 
 @dataclass(frozen=True)
+class Call:
+    """One kernel, run by all threads together.
+
+    Attributes:
+        kernel: its name in the library.
+        operands: indices into the program's operands.
+        jobs: which of the program's dims says how many jobs there are to share.
+        meet: whether the threads wait for each other before the next call.
+    """
+
+    kernel: str
+    operands: tuple[int, ...]
+    jobs: int
+    meet: bool = True
+
+
+@dataclass(frozen=True)
 class Program:
-    """One step.
+    """One step of at most some number of tokens.
 
     Attributes:
         dims: numbers that kernels read through pointers.
         operands: what calls refer to by index.
-        calls: kernel name and operands, in order.
+        calls: in order.
         caches: what a state must bring.
         scratch: bytes of memory for what lives between kernels.
+        own: bytes of memory that each thread has for itself.
+        most: tokens.
     """
 
     dims: tuple[Dimension, ...]
     operands: tuple[Operand, ...]
-    calls: tuple[tuple[str, tuple[int, ...]], ...]
+    calls: tuple[Call, ...]
     caches: tuple[Cache, ...]
     scratch: int
+    own: int = 0
+    most: int = LARGEST_DIM
 
     def to_json(self) -> bytes:
         facts = asdict(self)
         facts["operands"] = [[operand.kind, operand.key] for operand in self.operands]
+        facts["calls"] = [[c.kernel, list(c.operands), c.jobs, c.meet] for c in self.calls]
         return json.dumps(facts, separators=(",", ":")).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> Program:
-        """The inverse of `to_json`.
+    def from_facts(cls, facts: dict[str, Any]) -> Program:
+        """The inverse of `to_json`, parsed.
 
         Raises:
             ValueError, TypeError, LookupError, AttributeError: it is not what that writes.
         """
-        facts: dict[str, Any] = parse_json(data)
         program = cls(
             dims=tuple(
-                Dimension(tuple((str(n), int(f)) for n, f in d["terms"]), int(d["constant"]))
+                Dimension(
+                    tuple((str(n), int(f)) for n, f in d["terms"]),
+                    int(d["constant"]),
+                    count(d["per"]),
+                    count(d["factor"]),
+                )
                 for d in facts["dims"]
             ),
             operands=tuple(Operand(kind, key) for kind, key in facts["operands"]),
-            calls=tuple((str(name), tuple(arguments)) for name, arguments in facts["calls"]),
+            calls=tuple(
+                Call(str(name), tuple(arguments), jobs, bool(meet))
+                for name, arguments, jobs, meet in facts["calls"]
+            ),
             caches=tuple(
                 Cache(count(c["heads"]), count(c["size"]), c["dtype"]) for c in facts["caches"]
             ),
             scratch=facts["scratch"],
+            own=facts["own"],
+            most=count(facts["most"]),
         )
         program.check()
         return program
 
     def check(self) -> None:
         """Raises ValueError where one part refers to another that is not there."""
-        ends = {"dim": len(self.dims), "scratch": self.scratch + 1, "cache": len(self.caches)}
-        if type(self.scratch) is not int or not 0 <= self.scratch < LARGEST_DIM:
-            raise ValueError("its scratch memory has no size")
+        for size in (self.scratch, self.own):
+            if type(size) is not int or not 0 <= size < LARGEST_DIM:
+                raise ValueError("its scratch memory has no size")
+        ends = {
+            "dim": len(self.dims), "scratch": self.scratch + 1, "own": self.own + 1,
+            "cache": len(self.caches),
+        }  # fmt: skip
         for kind, key in ((operand.kind, operand.key) for operand in self.operands):
             known = isinstance(key, str) if kind in ("weight", "port") else kind in ends
             if not known or (isinstance(key, int) and not 0 <= key < ends.get(kind, 0)):
                 raise ValueError(f"it has no {kind} {key}")
             if kind in ends and type(key) is not int:
                 raise ValueError(f"its {kind} {key} is no number")
-        for name, arguments in self.calls:
-            if any(type(i) is not int or not 0 <= i < len(self.operands) for i in arguments):
-                raise ValueError(f"the call of {name} has an operand that is not there")
+        for call in self.calls:
+            indices = [(i, self.operands) for i in call.operands] + [(call.jobs, self.dims)]
+            if any(type(i) is not int or not 0 <= i < len(there) for i, there in indices):
+                raise ValueError(f"the call of {call.kernel} has an operand that is not there")
+            if len(call.operands) > MOST_OPERANDS:
+                raise ValueError(f"the call of {call.kernel} has {len(call.operands)} operands")
         if any(cache.dtype not in ("float32", "int8") for cache in self.caches):
             raise ValueError("a cache is of an unknown type")
 
@@ -144,16 +202,37 @@ class Seen:
     dtype: str
 
 
-def seen_to_json(values: Sequence[Seen]) -> bytes:
-    """What `seen_from_json` reads."""
-    facts = [asdict(value) for value in values]
+def programs_to_json(programs: Sequence[Program]) -> bytes:
+    """What `programs_from_json` reads."""
+    return b"[" + b",".join(program.to_json() for program in programs) + b"]"
+
+
+def programs_from_json(data: bytes) -> list[Program]:
+    """The inverse of `programs_to_json`: at least one, by how many tokens they take.
+
+    Raises:
+        ValueError, TypeError, LookupError, AttributeError: it is not what that writes.
+    """
+    programs = [Program.from_facts(facts) for facts in parse_json(data)]
+    if not programs or any(program.caches != programs[0].caches for program in programs):
+        raise ValueError("there are no programs, or their caches differ")
+    if sorted(programs, key=lambda program: program.most) != programs:
+        raise ValueError("its programs are not in order")
+    return programs
+
+
+def seen_to_json(programs: Sequence[Sequence[Seen]]) -> bytes:
+    """What `seen_from_json` reads: a list for each program."""
+    facts = [[asdict(value) for value in values] for values in programs]
     return json.dumps(facts, separators=(",", ":")).encode()
 
 
-def seen_from_json(data: bytes) -> list[Seen]:
+def seen_from_json(data: bytes) -> list[list[Seen]]:
     """The inverse of `seen_to_json`."""
-    facts: list[dict[str, Any]] = parse_json(data)
-    for f in facts:
-        f["place"], f["count"] = Operand(**f["place"]), Operand(**f["count"])
-        f["row"] = tuple(f["row"])
-    return [Seen(**f) for f in facts]
+    return [[_seen(facts) for facts in values] for values in parse_json(data)]
+
+
+def _seen(facts: dict[str, Any]) -> Seen:
+    facts["place"], facts["count"] = Operand(**facts["place"]), Operand(**facts["count"])
+    facts["row"] = tuple(facts["row"])
+    return Seen(**facts)

@@ -12,27 +12,29 @@ from typing import ClassVar
 
 from tvm.script.ir_builder import tirx as build
 
+from arkinfer_tvm.isa import Isa
 from arkinfer_tvm.kernels.common import (
     Buffer,
     Expr,
     Kernel,
+    RowKernel,
     Strided,
     accumulator,
     bind,
     constant,
-    each_row,
     exponential,
     horizontal_max,
     horizontal_sum,
     i64,
+    jobs,
     kind,
     lanes_of,
     load,
     loop,
-    parallel,
     spread,
     store,
 )
+from arkinfer_tvm.program import Dimension
 
 BLOCK = 16
 """Tokens whose scores are turned into weights at a time."""
@@ -45,7 +47,7 @@ CHANNEL, TOKEN = "channel", "token"
 
 
 @dataclass(frozen=True)
-class Append(Kernel):
+class Append(RowKernel):
     """cache[start + t] = rows[t]; int8: round(rows[t] / scale), cut off."""
 
     family: ClassVar[str] = "append"
@@ -56,25 +58,21 @@ class Append(Kernel):
         kinds = {"rows": "float32", "cache": self.cache}
         if self.cache == "int8":
             kinds["scale"] = "float32"
-        return {**kinds, "start": "int64", "count": "int64"}
+        return {**kinds, "start": "int64"}
 
-    def emit(self, p: SimpleNamespace) -> None:
+    def row(self, isa: Isa, p: SimpleNamespace, t: Expr) -> None:
         width, lanes = self.rows.width, self.rows.lanes
         start = bind(load(p.start, 0))
-
-        def row(t: Expr) -> None:
-            with loop(width // lanes) as i:
-                at = bind(i * i64(lanes))
-                value = load(p.rows, self.rows.at(t, at), lanes)
-                if self.cache == "int8":
-                    value = _codes(value, load(p.scale, at, lanes), lanes)
-                store(p.cache, (start + t) * i64(width) + at, value, lanes)
-
-        each_row(load(p.count, 0), row)
+        with loop(width // lanes) as i:
+            at = bind(i * i64(lanes))
+            value = load(p.rows, self.rows.at(t, at), lanes)
+            if self.cache == "int8":
+                value = _codes(value, load(p.scale, at, lanes), lanes)
+            store(p.cache, (start + t) * i64(width) + at, value, lanes)
 
 
 @dataclass(frozen=True)
-class AppendScaled(Kernel):
+class AppendScaled(RowKernel):
     """cache[start + t] = round(rows[t] / scale), where scales[start + t] = max|rows[t]| / 127, head
     by head."""
 
@@ -84,31 +82,27 @@ class AppendScaled(Kernel):
 
     def parameters(self) -> dict[str, str]:
         kinds = {"rows": "float32", "cache": "int8", "scales": "float32"}
-        return {**kinds, "start": "int64", "count": "int64"}
+        return {**kinds, "start": "int64"}
 
-    def emit(self, p: SimpleNamespace) -> None:
+    def row(self, isa: Isa, p: SimpleNamespace, t: Expr) -> None:
         size = self.rows.width // self.heads
         lanes = lanes_of(size, self.rows.stride, self.rows.offset)
         start = bind(load(p.start, 0))
-
-        def row(t: Expr) -> None:
-            with loop(self.heads) as head:
-                first = bind(head * i64(size))
-                greatest = accumulator(lanes)
-                with loop(size // lanes) as i:
-                    value = bind(load(p.rows, self.rows.at(t, first + i * i64(lanes)), lanes))
-                    magnitude = build.max(value, constant(0.0, lanes) - value)
-                    store(greatest, 0, build.max(load(greatest, 0, lanes), magnitude), lanes)
-                most = horizontal_max(load(greatest, 0, lanes), lanes)
-                scale = bind(build.max(most / constant(127.0), constant(_LEAST_SCALE)))
-                store(p.scales, (start + t) * i64(self.heads) + head, scale)
-                with loop(size // lanes) as i:
-                    at = bind(first + i * i64(lanes))
-                    value = load(p.rows, self.rows.at(t, at), lanes)
-                    codes = _codes(value, spread(scale, lanes), lanes)
-                    store(p.cache, (start + t) * i64(self.rows.width) + at, codes, lanes)
-
-        each_row(load(p.count, 0), row)
+        with loop(self.heads) as head:
+            first = bind(head * i64(size))
+            greatest = accumulator(lanes)
+            with loop(size // lanes) as i:
+                value = bind(load(p.rows, self.rows.at(t, first + i * i64(lanes)), lanes))
+                magnitude = build.max(value, constant(0.0, lanes) - value)
+                store(greatest, 0, build.max(load(greatest, 0, lanes), magnitude), lanes)
+            most = horizontal_max(load(greatest, 0, lanes), lanes)
+            scale = bind(build.max(most / constant(127.0), constant(_LEAST_SCALE)))
+            store(p.scales, (start + t) * i64(self.heads) + head, scale)
+            with loop(size // lanes) as i:
+                at = bind(first + i * i64(lanes))
+                value = load(p.rows, self.rows.at(t, at), lanes)
+                codes = _codes(value, spread(scale, lanes), lanes)
+                store(p.cache, (start + t) * i64(self.rows.width) + at, codes, lanes)
 
 
 def _codes(value: Expr, scale: Expr, lanes: int) -> Expr:
@@ -142,10 +136,13 @@ class Attention(Kernel):
             kinds |= {"k_scale": "float32", "v_scale": "float32"}
         return {**kinds, "out": "float32", "length": "int64", "count": "int64"}
 
-    def emit(self, p: SimpleNamespace) -> None:
+    def jobs(self, rows: Dimension) -> Dimension:
+        return rows.times(self.heads)
+
+    def emit(self, isa: Isa, p: SimpleNamespace, first: Expr, last: Expr) -> None:
         count, length = bind(load(p.count, 0)), bind(load(p.length, 0))
         heads = i64(self.heads)
-        with parallel(count * heads) as item:
+        with jobs(first, last) as item:
             t, head = bind(item // heads), bind(item % heads)
             kv_head = bind(head // i64(self.heads // self.kv_heads))
             seen = bind(length - count + t + i64(1))

@@ -1,14 +1,18 @@
 """What all kernels share: parameters, loops, vectors of lanes. Knows no particular kernel.
 
-A kernel takes raw pointers only, each to an array that starts on a 64-byte boundary; sizes that
-are known first at run time are read through pointers, too. Where an array starts inside another
-one (a slice), the offset is the kernel's own, so that pointers stay aligned.
+A kernel takes raw pointers, each to an array that starts on a 64-byte boundary; sizes that are
+known first at run time are read through pointers, too. Where an array starts inside another one (a
+slice), the offset is the kernel's own, so that pointers stay aligned. Its last two arguments say
+which of its jobs it is to do: threads share the jobs of a call, and nothing may depend on who does
+which.
+
+What differs between instruction sets is asked of an `Isa`; all vectors here have up to 16 lanes,
+whatever the registers' width: LLVM splits them.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar, TypeAlias
@@ -16,6 +20,9 @@ from typing import Any, ClassVar, TypeAlias
 from tvm import tirx as _tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as build
+
+from arkinfer_tvm.isa import Isa
+from arkinfer_tvm.program import Dimension
 
 Expr: TypeAlias = Any
 """An expression of TVM."""
@@ -26,9 +33,6 @@ tirx: Any = _tirx
 """Typed as anything: its constructors convert integers, which their annotations do not say."""
 
 MAX_LANES = 16
-PARALLEL_ROWS = 4
-"""From how many rows on a row-wise kernel is worth the start of the threads."""
-
 _UNBOUNDED = 1 << 40
 _STORED = {"f32": "float32", "bf16": "uint16", "f16": "uint16"}
 
@@ -59,27 +63,51 @@ class Kernel(ABC):
     def parameters(self) -> dict[str, str]:
         """Names and element types (TVM's names) of the arrays that it takes, in order."""
 
-    @abstractmethod
-    def emit(self, p: SimpleNamespace) -> None:
-        """Appends the body to the function under construction; `p` holds the parameters."""
+    @property
+    def own(self) -> int:
+        """Bytes that each thread needs for itself, given as the parameter `own` (uint8)."""
+        return 0
 
-    def function(self, name: str) -> Any:
+    def jobs(self, rows: Dimension) -> Dimension:
+        """How many jobs there are where the result has so many rows."""
+        return rows
+
+    @abstractmethod
+    def emit(self, isa: Isa, p: SimpleNamespace, first: Expr, last: Expr) -> None:
+        """Appends the body for jobs [first, last), int64, to the function under construction.
+
+        `p` holds the parameters.
+        """
+
+    def function(self, name: str, isa: Isa) -> Any:
         """The TVM function, exported as `__tvm_ffi_<name>`."""
         with IRBuilder() as builder:
             with build.prim_func(s_tir=True):
                 build.func_name(name)
                 build.func_attr({"tirx.noalias": True})
                 kinds = self.parameters()
+                if self.own:
+                    kinds = {**kinds, "own": "uint8"}
                 handles = {n: build.arg(n, tirx.Var(n, "handle")) for n in kinds}
-                self.emit(
-                    SimpleNamespace(
-                        **{
-                            n: build.decl_buffer((_UNBOUNDED,), kind, data=handles[n])
-                            for n, kind in kinds.items()
-                        }
-                    )
-                )
+                first, last = (build.arg(n, tirx.Var(n, "int64")) for n in ("first", "last"))
+                buffers = {
+                    n: build.decl_buffer((_UNBOUNDED,), kind, data=handles[n])
+                    for n, kind in kinds.items()
+                }
+                self.emit(isa, SimpleNamespace(**buffers), first, last)
             return builder.get()
+
+
+class RowKernel(Kernel):
+    """A kernel that treats every row alone: a job is a row."""
+
+    @abstractmethod
+    def row(self, isa: Isa, p: SimpleNamespace, t: Expr) -> None:
+        """Appends the body for row t."""
+
+    def emit(self, isa: Isa, p: SimpleNamespace, first: Expr, last: Expr) -> None:
+        with jobs(first, last) as t:
+            self.row(isa, p, t)
 
 
 def stored(dtype: str) -> str:
@@ -133,19 +161,9 @@ def loop(extent: Expr | int) -> Any:
     return build.serial(i64(0), i64(extent) if isinstance(extent, int) else extent)
 
 
-def parallel(extent: Expr | int) -> Any:
-    return build.parallel(i64(0), i64(extent) if isinstance(extent, int) else extent)
-
-
-def each_row(count: Expr, body: Callable[[Expr], None]) -> None:
-    """The body for every row, on all threads when there are enough rows."""
-    with build.If(count >= i64(PARALLEL_ROWS)):
-        with build.Then():
-            with parallel(count) as row:
-                body(row)
-        with build.Else():
-            with loop(count) as row:
-                body(row)
+def jobs(first: Expr, last: Expr) -> Any:
+    """A loop over the jobs that a kernel was given."""
+    return build.serial(first, last)
 
 
 def accumulator(lanes: int, value: float = 0.0) -> Buffer:

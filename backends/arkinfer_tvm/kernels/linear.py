@@ -12,23 +12,25 @@ from typing import ClassVar
 
 from tvm.script.ir_builder import tirx as build
 
+from arkinfer_tvm.isa import Isa
 from arkinfer_tvm.kernels.common import (
     Expr,
     Kernel,
+    RowKernel,
     Strided,
     accumulator,
     bind,
-    each_row,
     horizontal_sum,
     i64,
+    jobs,
     load,
     loop,
-    parallel,
     store,
     stored,
     widen,
 )
 from arkinfer_tvm.kernels.quantized import Layout
+from arkinfer_tvm.program import Dimension
 
 TILE = 8
 """Rows of x that share one pass over a row of the matrix."""
@@ -36,10 +38,13 @@ BLOCK = 32
 """Rows of the matrix that stay in the cache while tiles of x pass by."""
 
 
-def _tiles(count: Expr, outputs: int, tile: Callable[[Expr, Expr, int], None]) -> None:
+def _tiles(
+    first_job: Expr, last_job: Expr, count: Expr, outputs: int,
+    tile: Callable[[Expr, Expr, int], None],
+) -> None:  # fmt: skip
     """tile(n, t, rows) for every output n and all rows of x, eight at a time, then one."""
     full = bind(count // i64(TILE))
-    with parallel(-(-outputs // BLOCK)) as block:
+    with jobs(first_job, last_job) as block:
         first = bind(block * i64(BLOCK))
         inside = bind(build.min(i64(BLOCK), i64(outputs) - first))
         with loop(full) as several, loop(inside) as n:
@@ -65,7 +70,10 @@ class Linear(Kernel):
             "count": "int64",
         }
 
-    def emit(self, p: SimpleNamespace) -> None:
+    def jobs(self, rows: Dimension) -> Dimension:
+        return Dimension((), -(-self.outputs // BLOCK))
+
+    def emit(self, isa: Isa, p: SimpleNamespace, first: Expr, last: Expr) -> None:
         width, lanes = self.x.width, self.x.lanes
 
         def tile(n: Expr, t: Expr, rows: int) -> None:
@@ -81,11 +89,11 @@ class Linear(Kernel):
                 out = (t + i64(row)) * i64(self.outputs) + n
                 store(p.out, out, horizontal_sum(load(total, 0, lanes), lanes))
 
-        _tiles(bind(load(p.count, 0)), self.outputs, tile)
+        _tiles(first, last, bind(load(p.count, 0)), self.outputs, tile)
 
 
 @dataclass(frozen=True)
-class Arrange(Kernel):
+class Arrange(RowKernel):
     """Copies x into the order in which `QuantLinear` meets the codes.
 
     Code `place` of unit `lane` belongs to input lane * planes + place of its block, and a vector
@@ -101,21 +109,17 @@ class Arrange(Kernel):
 
     def parameters(self) -> dict[str, str]:
         order = {"order": "int32"} if self.order else {}
-        return {"x": "float32", **order, "out": "float32", "count": "int64"}
+        return {"x": "float32", **order, "out": "float32"}
 
-    def emit(self, p: SimpleNamespace) -> None:
+    def row(self, isa: Isa, p: SimpleNamespace, t: Expr) -> None:
         block = self.planes * self.lanes
-
-        def row(t: Expr) -> None:
-            with loop(self.x.width // block) as i, loop(self.planes) as place:
-                with loop(self.lanes) as lane:
-                    k = bind(i * i64(block) + lane * i64(self.planes) + place)
-                    if self.order:
-                        k = build.cast(load(p.order, k), "int64")
-                    out = i * i64(block) + place * i64(self.lanes) + lane
-                    store(p.out, t * i64(self.x.width) + out, load(p.x, self.x.at(t, k)))
-
-        each_row(load(p.count, 0), row)
+        with loop(self.x.width // block) as i, loop(self.planes) as place:
+            with loop(self.lanes) as lane:
+                k = bind(i * i64(block) + lane * i64(self.planes) + place)
+                if self.order:
+                    k = build.cast(load(p.order, k), "int64")
+                out = i * i64(block) + place * i64(self.lanes) + lane
+                store(p.out, t * i64(self.x.width) + out, load(p.x, self.x.at(t, k)))
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,10 @@ class QuantLinear(Kernel):
         parts = {n: kind for n, kind in self.layout.parameters().items() if n != "order"}
         return {"x": "float32", **parts, "out": "float32", "count": "int64"}
 
-    def emit(self, p: SimpleNamespace) -> None:
+    def jobs(self, rows: Dimension) -> Dimension:
+        return Dimension((), -(-self.outputs // BLOCK))
+
+    def emit(self, isa: Isa, p: SimpleNamespace, first: Expr, last: Expr) -> None:
         layout = self.layout
         lanes, planes = layout.lanes, layout.planes
 
@@ -156,4 +163,4 @@ class QuantLinear(Kernel):
                 out = (t + i64(row)) * i64(self.outputs) + n
                 store(p.out, out, horizontal_sum(whole, lanes))
 
-        _tiles(bind(load(p.count, 0)), self.outputs, tile)
+        _tiles(first, last, bind(load(p.count, 0)), self.outputs, tile)

@@ -8,14 +8,14 @@ from typing import ClassVar
 
 from tvm.script.ir_builder import tirx as build
 
+from arkinfer_tvm.isa import Isa
 from arkinfer_tvm.kernels.common import (
     Expr,
-    Kernel,
+    RowKernel,
     Strided,
     accumulator,
     bind,
     constant,
-    each_row,
     exponential,
     horizontal_sum,
     i64,
@@ -29,7 +29,7 @@ from arkinfer_tvm.kernels.common import (
 
 
 @dataclass(frozen=True)
-class RMSNorm(Kernel):
+class RMSNorm(RowKernel):
     """out[t] = weight * x[t] / sqrt(mean(x[t]^2) + eps)."""
 
     family: ClassVar[str] = "rms_norm"
@@ -42,31 +42,26 @@ class RMSNorm(Kernel):
             "x": "float32",
             "weight": stored(self.weight),
             "out": "float32",
-            "count": "int64",
         }
 
-    def emit(self, p: SimpleNamespace) -> None:
+    def row(self, isa: Isa, p: SimpleNamespace, t: Expr) -> None:
         width, lanes = self.x.width, self.x.lanes
-
-        def row(t: Expr) -> None:
-            squares = accumulator(lanes)
-            with loop(width // lanes) as i:
-                x = bind(load(p.x, self.x.at(t, i * i64(lanes)), lanes))
-                store(squares, 0, load(squares, 0, lanes) + x * x, lanes)
-            total = horizontal_sum(load(squares, 0, lanes), lanes)
-            mean = total / constant(float(width)) + constant(self.eps)
-            factor = bind(constant(1.0) / build.sqrt(mean))
-            with loop(width // lanes) as i:
-                at = bind(i * i64(lanes))
-                x = load(p.x, self.x.at(t, at), lanes) * spread(factor, lanes)
-                weight = widen(load(p.weight, at, lanes), self.weight, lanes)
-                store(p.out, t * i64(width) + at, x * weight, lanes)
-
-        each_row(load(p.count, 0), row)
+        squares = accumulator(lanes)
+        with loop(width // lanes) as i:
+            x = bind(load(p.x, self.x.at(t, i * i64(lanes)), lanes))
+            store(squares, 0, load(squares, 0, lanes) + x * x, lanes)
+        total = horizontal_sum(load(squares, 0, lanes), lanes)
+        mean = total / constant(float(width)) + constant(self.eps)
+        factor = bind(constant(1.0) / build.sqrt(mean))
+        with loop(width // lanes) as i:
+            at = bind(i * i64(lanes))
+            x = load(p.x, self.x.at(t, at), lanes) * spread(factor, lanes)
+            weight = widen(load(p.weight, at, lanes), self.weight, lanes)
+            store(p.out, t * i64(width) + at, x * weight, lanes)
 
 
 @dataclass(frozen=True)
-class Rope(Kernel):
+class Rope(RowKernel):
     """Turns the pairs (i, i + D/2) of every head by positions[t] * frequency[i]."""
 
     family: ClassVar[str] = "rope"
@@ -81,31 +76,26 @@ class Rope(Kernel):
             "positions": "int64",
             "frequency": "float32",
             "out": "float32",
-            "count": "int64",
         }
 
-    def emit(self, p: SimpleNamespace) -> None:
+    def row(self, isa: Isa, p: SimpleNamespace, t: Expr) -> None:
         half = self.size // 2
-
-        def row(t: Expr) -> None:
-            position = bind(build.cast(load(p.positions, t), "float32"))
-            with loop(half) as i:
-                angle = bind(position * load(p.frequency, i))
-                cos = bind(build.cos(angle) * constant(self.factor))
-                sin = bind(build.sin(angle) * constant(self.factor))
-                with loop(self.heads) as head:
-                    at = bind(head * i64(self.size) + i)
-                    a = bind(load(p.x, self.x.at(t, at)))
-                    b = bind(load(p.x, self.x.at(t, at + i64(half))))
-                    out = bind(t * i64(self.x.width) + at)
-                    store(p.out, out, a * cos - b * sin)
-                    store(p.out, out + i64(half), b * cos + a * sin)
-
-        each_row(load(p.count, 0), row)
+        position = bind(build.cast(load(p.positions, t), "float32"))
+        with loop(half) as i:
+            angle = bind(position * load(p.frequency, i))
+            cos = bind(build.cos(angle) * constant(self.factor))
+            sin = bind(build.sin(angle) * constant(self.factor))
+            with loop(self.heads) as head:
+                at = bind(head * i64(self.size) + i)
+                a = bind(load(p.x, self.x.at(t, at)))
+                b = bind(load(p.x, self.x.at(t, at + i64(half))))
+                out = bind(t * i64(self.x.width) + at)
+                store(p.out, out, a * cos - b * sin)
+                store(p.out, out + i64(half), b * cos + a * sin)
 
 
 @dataclass(frozen=True)
-class SiluMul(Kernel):
+class SiluMul(RowKernel):
     """out = gate / (1 + exp(-gate)) * up."""
 
     family: ClassVar[str] = "silu_mul"
@@ -113,24 +103,20 @@ class SiluMul(Kernel):
     up: Strided
 
     def parameters(self) -> dict[str, str]:
-        return {"gate": "float32", "up": "float32", "out": "float32", "count": "int64"}
+        return {"gate": "float32", "up": "float32", "out": "float32"}
 
-    def emit(self, p: SimpleNamespace) -> None:
+    def row(self, isa: Isa, p: SimpleNamespace, t: Expr) -> None:
         lanes = min(self.gate.lanes, self.up.lanes)
-
-        def row(t: Expr) -> None:
-            with loop(self.gate.width // lanes) as i:
-                at = bind(i * i64(lanes))
-                gate = bind(load(p.gate, self.gate.at(t, at), lanes))
-                up = load(p.up, self.up.at(t, at), lanes)
-                below = constant(1.0, lanes) + exponential(constant(0.0, lanes) - gate, lanes)
-                store(p.out, t * i64(self.gate.width) + at, gate / below * up, lanes)
-
-        each_row(load(p.count, 0), row)
+        with loop(self.gate.width // lanes) as i:
+            at = bind(i * i64(lanes))
+            gate = bind(load(p.gate, self.gate.at(t, at), lanes))
+            up = load(p.up, self.up.at(t, at), lanes)
+            below = constant(1.0, lanes) + exponential(constant(0.0, lanes) - gate, lanes)
+            store(p.out, t * i64(self.gate.width) + at, gate / below * up, lanes)
 
 
 @dataclass(frozen=True)
-class Add(Kernel):
+class Add(RowKernel):
     """out = residual + scale * branch."""
 
     family: ClassVar[str] = "add"
@@ -139,55 +125,46 @@ class Add(Kernel):
     scale: float
 
     def parameters(self) -> dict[str, str]:
-        return {"residual": "float32", "branch": "float32", "out": "float32", "count": "int64"}
+        return {"residual": "float32", "branch": "float32", "out": "float32"}
 
-    def emit(self, p: SimpleNamespace) -> None:
+    def row(self, isa: Isa, p: SimpleNamespace, t: Expr) -> None:
         lanes = min(self.residual.lanes, self.branch.lanes)
-
-        def row(t: Expr) -> None:
-            with loop(self.residual.width // lanes) as i:
-                at = bind(i * i64(lanes))
-                branch = load(p.branch, self.branch.at(t, at), lanes)
-                residual = load(p.residual, self.residual.at(t, at), lanes)
-                value = residual + branch * constant(self.scale, lanes)
-                store(p.out, t * i64(self.residual.width) + at, value, lanes)
-
-        each_row(load(p.count, 0), row)
+        with loop(self.residual.width // lanes) as i:
+            at = bind(i * i64(lanes))
+            branch = load(p.branch, self.branch.at(t, at), lanes)
+            residual = load(p.residual, self.residual.at(t, at), lanes)
+            value = residual + branch * constant(self.scale, lanes)
+            store(p.out, t * i64(self.residual.width) + at, value, lanes)
 
 
 @dataclass(frozen=True)
-class Take(Kernel):
+class Take(RowKernel):
     """out[r] = x[rows[r]]."""
 
     family: ClassVar[str] = "take"
     x: Strided
 
     def parameters(self) -> dict[str, str]:
-        return {"x": "float32", "rows": "int64", "out": "float32", "count": "int64"}
+        return {"x": "float32", "rows": "int64", "out": "float32"}
 
-    def emit(self, p: SimpleNamespace) -> None:
+    def row(self, isa: Isa, p: SimpleNamespace, t: Expr) -> None:
         width, lanes = self.x.width, self.x.lanes
-
-        def row(r: Expr) -> None:
-            source = bind(load(p.rows, r))
-            with loop(width // lanes) as i:
-                at = bind(i * i64(lanes))
-                value = load(p.x, self.x.at(source, at), lanes)
-                store(p.out, r * i64(width) + at, value, lanes)
-
-        each_row(load(p.count, 0), row)
+        source = bind(load(p.rows, t))
+        with loop(width // lanes) as i:
+            at = bind(i * i64(lanes))
+            value = load(p.x, self.x.at(source, at), lanes)
+            store(p.out, t * i64(width) + at, value, lanes)
 
 
 @dataclass(frozen=True)
-class Range(Kernel):
+class Range(RowKernel):
     """out[t] = start + t."""
 
     family: ClassVar[str] = "range"
 
     def parameters(self) -> dict[str, str]:
-        return {"start": "int64", "out": "int64", "count": "int64"}
+        return {"start": "int64", "out": "int64"}
 
-    def emit(self, p: SimpleNamespace) -> None:
+    def row(self, isa: Isa, p: SimpleNamespace, t: Expr) -> None:
         start = bind(load(p.start, 0))
-        with loop(load(p.count, 0)) as t:
-            store(p.out, t, start + t)
+        store(p.out, t, start + t)

@@ -242,8 +242,7 @@ def bench(quantized: Callable[..., QuantizedTensor]) -> Iterator[Bench]:
         lowering = Lowering(function, LIMITS, store.scales, store.parts, table)
         programs[name] = lowering.program()
     level = level_for(load_target("cpu"))
-    code = build_library(table.names, load_target("cpu").arch, level)
-    library = Library(code, "libcases.so", 2)
+    library = Library(build_library(table.names, level.name), "libcases.so", 2, 9)
     yield Bench(functions, programs, store, library)
     library.close()
 
@@ -382,8 +381,7 @@ def test_every_finite_16_bit_number_is_widened_exactly(
         function, {"T": 1 << 16}, lambda w: "f32", lambda w: {"": w.name}, names
     ).program()
     target = load_target("cpu")
-    code = build_library(names.names, target.arch, level_for(target))
-    library = Library(code, "libwiden.so", 1)
+    library = Library(build_library(names.names, level_for(target).name), "libwiden.so", 1, 1)
     bound = Bound(program, library, {"w": table})
     out, tokens = aligned((1 << 16, 1), np.float32), aligned((1 << 16,), np.int64)
     tokens[:] = np.arange(1 << 16)

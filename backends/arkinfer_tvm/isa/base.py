@@ -1,0 +1,119 @@
+"""What a kernel asks of an instruction set, and what all of them share. Knows no kernel.
+
+Vectors have 16 lanes here, whatever the registers' width: 16 x 32 bits are one register of AVX-512,
+two of AVX2 and four of NEON. An intrinsic takes registers, so that an instruction set cuts its
+operands and joins the results; LLVM makes no instruction of either.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeAlias
+
+from tvm import tirx as _tirx
+from tvm.script.ir_builder import tirx as build
+
+Expr: TypeAlias = Any
+"""An expression of TVM."""
+
+tirx: Any = _tirx
+"""Typed as anything: its constructors convert integers, which their annotations do not say."""
+
+LANES = 16
+
+
+class Isa(ABC):
+    """An instruction set.
+
+    Attributes:
+        name: as `arkinfer_tvm.cpu.LEVELS` and the targets name it.
+        arch: as `platform.machine()` says it.
+        cpu: what LLVM calls the least processor; "": the architecture's baseline.
+        features: what LLVM is told beyond that.
+        width: bytes of a vector register.
+        registers: how many of them there are.
+        most_code: the largest code that `dot` multiplies without losing a bit.
+    """
+
+    name: ClassVar[str]
+    arch: ClassVar[str]
+    cpu: ClassVar[str] = ""
+    features: ClassVar[tuple[str, ...]] = ()
+    width: ClassVar[int]
+    registers: ClassVar[int]
+    most_code: ClassVar[int]
+
+    @property
+    def target(self) -> dict[str, Any]:
+        """What TVM is told."""
+        facts: dict[str, Any] = {"kind": "llvm", "mtriple": f"{self.arch}-linux-gnu"}
+        if self.cpu:
+            facts["mcpu"] = self.cpu
+        if self.features:
+            facts["mattr"] = list(self.features)
+        return facts
+
+    @property
+    def per_block(self) -> int:
+        """Registers that 16 lanes of 32 bits fill."""
+        return 4 * LANES // self.width
+
+    @abstractmethod
+    def dot(self, total: Expr, codes: Expr, activations: Expr) -> Expr:
+        """int32x16: total[i] + sum over j < 4 of codes[4i + j] * activations[4i + j].
+
+        Args:
+            total: int32x16.
+            codes: uint8x64, each at most `most_code`.
+            activations: int8x64, each at least -127.
+        """
+
+    def fma(self, a: Expr, b: Expr, c: Expr, lanes: int = LANES) -> Expr:
+        """a * b + c in float32, rounded once."""
+        kind = "float32" if lanes == 1 else f"float32x{lanes}"
+        name = "llvm.fma.f32" if lanes == 1 else f"llvm.fma.v{lanes}f32"
+        return build.call_llvm_pure_intrin(kind, name, a, b, c)
+
+    def half(self, bits: Expr, lanes: int = LANES) -> Expr:
+        """float32: float16 numbers, given as uint16; exact."""
+        suffix = "" if lanes == 1 else f"x{lanes}"
+        return build.cast(build.reinterpret(f"float16{suffix}", bits), f"float32{suffix}")
+
+    def pair_dot(self, total: Expr, pairs: Expr, factors: Expr) -> Expr:
+        """float32x16: total[i] + the products of two bfloat16 in pairs[i] and factors[i].
+
+        Both are uint32x16, the first number of a pair in the low half. Here without an instruction
+        for it: two multiplications in float32.
+        """
+        low, high = tirx.Broadcast(tirx.const(16, "uint32"), LANES), 0xFFFF0000
+        mask = tirx.Broadcast(tirx.const(high, "uint32"), LANES)
+        for cut in (lambda x: x << low, lambda x: x & mask):
+            a, b = (build.reinterpret("float32x16", cut(x)) for x in (pairs, factors))
+            total = self.fma(a, b, total)
+        return total
+
+
+def by_register(isa: Isa, intrinsic: Callable[..., Expr], *operands: Expr) -> Expr:
+    """An intrinsic for registers, on 16 lanes of 32 bits.
+
+    Args:
+        isa: says how wide registers are.
+        intrinsic: takes a register of each operand.
+        operands: vectors of 64 bytes.
+    """
+    count = isa.per_block
+    if count == 1:
+        return intrinsic(*operands)
+    parts: list[Expr] = []
+    for number in range(count):
+        registers = [part(operand, number, count) for operand in operands]
+        parts.append(build.Bind(intrinsic(*registers)))
+    return tirx.Shuffle(parts, [tirx.const(i, "int32") for i in range(LANES)])
+
+
+def part(operand: Expr, number: int, count: int) -> Expr:
+    """Part `number` of a vector that is cut into `count`."""
+    size = operand.dtype.lanes // count
+    wanted = range(number * size, (number + 1) * size)
+    return tirx.Shuffle([operand], [tirx.const(i, "int32") for i in wanted])
