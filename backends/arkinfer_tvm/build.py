@@ -22,7 +22,10 @@ from arkinfer.machine.c_compiler import CCompiler, find_c_compiler, usual_c_comp
 from arkinfer_tvm.isa import ISAS
 from arkinfer_tvm.kernels import Kernel
 
-_COMPILE = ("-std=c11", "-O2", "-Wall", "-fPIC", "-fvisibility=hidden", "-pthread")
+_COMPILE = (
+    "-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Werror=implicit-function-declaration", "-fPIC",
+    "-fvisibility=hidden", "-pthread",
+)  # fmt: skip
 _LINK = ("-shared", "-s", "-Wl,--build-id=none", "-Wl,-Bsymbolic", "-Wl,-z,now", "-lm")
 _OLD_GLIBC = ("-include", "glibc.h")
 

@@ -5,7 +5,6 @@ Weights stay as they are in the file; the executor maps them. Knows no pass and 
 
 from __future__ import annotations
 
-import platform
 from typing import Any
 
 from arkinfer import ir
@@ -13,11 +12,11 @@ from arkinfer.artifact import SECTION_IR
 from arkinfer.backend.contract import SectionWriter, Support
 from arkinfer.errors import DeviceError, UnsupportedError
 from arkinfer.targets import Target
-from arkinfer_tvm.cpu import LEVELS, Level, best_level, cpu_flags
+from arkinfer_tvm.cpu import ISAS, cpu_flags, isas_for
 from arkinfer_tvm.program import INTERFACE, programs_to_json, seen_to_json
 from arkinfer_tvm.support import supports
 
-LIBRARY, PROGRAMS, VALUES = "libkernels.so", "programs.json", "values.json"
+LIBRARY, PROGRAMS, VALUES = "libkernels-{}.so", "programs.json", "values.json"
 
 SIZES = (1, 64)
 """The most tokens of the programs for short steps: decoding, speculative trees. One more program is
@@ -40,6 +39,7 @@ class TvmCompiler:
             from arkinfer_tvm.build import check_c_compiler
         except ImportError as error:
             raise _missing(error) from error
+        isas_of(target)
         check_c_compiler(target.arch)
 
     def compile(self, module: ir.Module, target: Target, out: SectionWriter) -> None:
@@ -65,16 +65,17 @@ class TvmCompiler:
             for most in (*(size for size in SIZES if size < chunk), chunk)
         ]
         programs = [lowering.program() for lowering in lowerings]
-        level = level_for(target)
-        library = build_library(table.names, level.name)
+        variants: list[dict[str, Any]] = []
+        for isa in isas_of(target):
+            library = out.file(LIBRARY.format(isa), build_library(table.names, isa))
+            flags = list(ISAS[target.arch][isa])
+            variants.append({"isa": isa, "library": library, "flags": flags})
         config: dict[str, Any] = {
             "interface": INTERFACE,
-            "library": out.file(LIBRARY, library),
             "programs": out.file(PROGRAMS, programs_to_json(programs)),
             "values": out.file(VALUES, seen_to_json([each.seen() for each in lowerings])),
             "platform": f"linux-{target.arch}",
-            "isa": level.name,
-            "cpu_flags": list(level.flags),
+            "variants": variants,
             "symbols": symbols,
             "vocab_size": _integer(module, "vocab_size"),
             "context": _integer(module, "context"),
@@ -96,14 +97,23 @@ def _scales(weight: ir.Weight) -> str:
     return "f32"
 
 
-def level_for(target: Target) -> Level:
-    """The instruction set for a target: this machine's, one that it names, or the baseline."""
-    levels = LEVELS[target.arch]
-    if target.isa == ("host",):
-        host = target.arch == platform.machine()
-        return best_level(target.arch, cpu_flags()) if host else levels[0]
-    named = [level for level in levels if level.name in target.isa]
-    return named[-1] if named else levels[0]
+def isas_of(target: Target) -> list[str]:
+    """The instruction sets that a target's libraries are for, the poorest first.
+
+    Raises:
+        DeviceError: the target is this machine, and its processor has none of them.
+    """
+    flags, known = cpu_flags(), ISAS[target.arch]
+    found = isas_for(target.isa, target.arch, flags)
+    if not found and "host" in target.isa:
+        least = next(iter(known))
+        missing = [flag for flag in known[least] if flag not in flags]
+        raise DeviceError(
+            f"The backend tvm has no kernels for this processor, only from {least} on",
+            f"This processor lacks: {', '.join(missing)}",
+            "Build with another backend: --backend onnxruntime",
+        )
+    return found or list(known)[:1]
 
 
 def _check(module: ir.Module, function: ir.Function, target: Target) -> dict[str, str]:

@@ -23,36 +23,8 @@ _V3 = (
     "sse4_1", "sse4_2", "ssse3", "xsave",
 )  # fmt: skip
 _V4 = (*_V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
-_DOTPROD = ("asimd", "asimddp")
+_DOTPROD = ("asimd", "asimdhp", "asimddp")
 
-
-@dataclass(frozen=True)
-class Level:
-    """An instruction set.
-
-    Attributes:
-        name: as `arkinfer_tvm.isa` describes it.
-        flags: what /proc/cpuinfo must list.
-    """
-
-    name: str
-    flags: tuple[str, ...] = ()
-
-
-LEVELS: dict[str, tuple[Level, ...]] = {
-    "x86_64": (
-        Level("x86-64-v3", _V3),
-        Level("avx-vnni", (*_V3, "avx_vnni")),
-        Level("x86-64-v4-vnni", (*_V4, "avx512_vnni")),
-        Level("x86-64-v4-vnni-bf16", (*_V4, "avx512_vnni", "avx512_bf16")),
-    ),
-    "aarch64": (
-        Level("neon", ("asimd",)),
-        Level("dotprod", ("asimd", "asimddp", "asimdhp", "fphp")),
-        Level("i8mm", ("asimd", "asimddp", "asimdhp", "fphp", "i8mm")),
-    ),
-}
-"""By architecture, as `platform.machine()` says it; the fastest last."""
 
 ISAS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
@@ -67,7 +39,8 @@ ISAS: dict[str, dict[str, tuple[str, ...]]] = {
         "i8mm": (*_DOTPROD, "i8mm"),
     },
 }
-"""What kernels are made for: by architecture, the poorest first, and the flags that each needs."""
+"""What kernels are made for: by architecture, the poorest first, and the flags that each needs.
+`arkinfer_tvm.isa` describes each to the kernels."""
 
 _AT_HWCAP, _AT_HWCAP2 = 16, 26
 _HWCAP = {1: "asimd", 10: "asimdhp", 20: "asimddp"}
@@ -129,12 +102,6 @@ def flags_of_auxv(vector: bytes) -> frozenset[str]:
     )
 
 
-def best_level(arch: str, flags: frozenset[str]) -> Level:
-    """The richest level whose flags are all there."""
-    fitting = [level for level in LEVELS[arch] if flags.issuperset(level.flags)]
-    return fitting[-1] if fitting else LEVELS[arch][0]
-
-
 def isas_for(asked: Sequence[str], arch: str, flags: frozenset[str]) -> list[str]:
     """The instruction sets that a target asks for, the poorest first.
 
@@ -167,8 +134,8 @@ def choose(variants: Sequence[Variant], flags: frozenset[str]) -> Variant:
     missing = [flag for flag in nearest.flags if flag not in flags]
     raise DeviceError(
         "The artifact's kernels do not run on this processor",
-        f"They were compiled for {_listed(variant.isa for variant in variants)} processors; "
-        f"for {nearest.isa}, this one, {_offered(flags)}, lacks {_listed(missing)}",
+        f"They need {_listed((variant.isa for variant in variants), ' or ')}. This processor "
+        f"offers {_offered(flags)}; for {nearest.isa} it lacks {_listed(missing)}",
         "Build it for this machine: arkinfer build --target cpu",
     )
 
@@ -176,11 +143,12 @@ def choose(variants: Sequence[Variant], flags: frozenset[str]) -> Variant:
 def _offered(flags: frozenset[str]) -> str:
     arch = platform.machine()
     here = [name for name, needed in ISAS.get(arch, {}).items() if flags.issuperset(needed)]
-    return f"a {here[-1]} one" if here else f"a plain {arch} one"
+    return here[-1] if here else f"plain {arch}"
 
 
-def _listed(words: Iterable[str]) -> str:
-    return ", ".join(words)
+def _listed(words: Iterable[str], before_last: str = ", ") -> str:
+    *others, last = words
+    return before_last.join((", ".join(others), last)) if others else last
 
 
 def _read(path: Path) -> bytes:

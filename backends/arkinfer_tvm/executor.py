@@ -9,7 +9,6 @@ import hashlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -19,21 +18,15 @@ from arkinfer.limits import count
 from arkinfer.runtime.contract import (
     Demand,
     FloatArray,
-    IntArray,
     LoadOptions,
     Observer,
-    OpTime,
-    Rows,
-    StepOutput,
-    StepTimes,
     check_context,
-    check_length,
-    check_tokens,
     closed,
 )
-from arkinfer_tvm.cpu import cpu_flags, platform_name
+from arkinfer_tvm.cpu import Variant, choose, cpu_flags, platform_name
 from arkinfer_tvm.library import Array, Bound, Library, Memory, aligned
 from arkinfer_tvm.program import INTERFACE, Program, Seen, programs_from_json, seen_from_json
+from arkinfer_tvm.state import TvmState
 
 if TYPE_CHECKING:
     from arkinfer.artifact import Artifact, Section
@@ -60,8 +53,8 @@ class TvmExecutor:
         """
         config = section.config
         try:
-            check_device(config)
-            code = _read(artifact, config["library"])
+            variant = chosen(config)
+            code = _read(artifact, variant.library)
             programs = programs_from_json(_read(artifact, config["programs"]))
             operands = {o for program in programs for o in program.operands}
             names = sorted(str(o.key) for o in operands if o.kind == "weight")
@@ -76,7 +69,7 @@ class TvmExecutor:
         try:
             memory = Memory(programs, library.threads)
             bound = [Bound(program, library, weights, memory) for program in programs]
-            return TvmExecutable(bound, library, config, seen)
+            return TvmExecutable(bound, library, config, variant.isa, seen)
         except _MALFORMED as error:
             library.close()
             raise _unreadable(artifact, error) from error
@@ -87,7 +80,7 @@ class TvmExecutor:
     def check(self, artifact: Artifact, section: Section) -> Demand:
         """Whether this machine is of the kind that was compiled for; see `contract.Checker`."""
         try:
-            check_device(section.config)
+            chosen(section.config)
             program, *_ = programs_from_json(_read(artifact, section.config["programs"]))
             per_token = sum(c.heads * c.size * np.dtype(c.dtype).itemsize for c in program.caches)
         except _MALFORMED as error:
@@ -121,11 +114,14 @@ def usable_cores() -> int:
     return min(usable, psutil.cpu_count(logical=False) or usable)
 
 
-def check_device(config: Mapping[str, Any]) -> None:
-    """Raises DeviceError unless this machine runs what was compiled.
+def chosen(config: Mapping[str, Any]) -> Variant:
+    """The best of the section's variants that this processor runs.
 
     Args:
         config: what `compiler.py` put into the section.
+
+    Raises:
+        DeviceError: this machine is of another kind, or its processor runs none of them.
     """
     rebuild = "Build it for this machine: arkinfer build --target cpu --backend tvm"
     if config["interface"] != INTERFACE:
@@ -141,13 +137,8 @@ def check_device(config: Mapping[str, Any]) -> None:
             f"This machine is {platform_name()}",
             rebuild,
         )
-    missing = [flag for flag in config["cpu_flags"] if flag not in cpu_flags()]
-    if missing:
-        raise DeviceError(
-            f"The artifact's kernels were compiled for {config['isa']} processors",
-            f"This processor lacks: {', '.join(missing)}",
-            rebuild,
-        )
+    variants = [Variant(v["isa"], v["library"], tuple(v["flags"])) for v in config["variants"]]
+    return choose(variants, cpu_flags())
 
 
 def _read(artifact: Artifact, entry: str) -> bytes:
@@ -171,6 +162,7 @@ class TvmExecutable:
         chunk: the most tokens of one step.
         features: "values" and "times" when it was opened to be observed.
         threads: what steps run on.
+        isa: the instruction set of the kernels that were chosen.
     """
 
     def __init__(
@@ -178,12 +170,14 @@ class TvmExecutable:
         programs: Sequence[Bound],
         library: Library,
         config: Mapping[str, Any],
+        isa: str,
         seen: list[list[Seen]] | None = None,
     ) -> None:
         self.vocab_size = count(config["vocab_size"])
         self.max_context = count(config["context"])
         self.chunk = count(config["chunk"])
         self.threads = library.threads
+        self.isa = isa
         self._symbols: dict[str, str] = config["symbols"]
         self.features: frozenset[str] = frozenset()
         if seen is not None:
@@ -283,92 +277,6 @@ class TvmExecutable:
             self._library.close()
 
 
-class TvmState:
-    """One sequence: its caches, [capacity, kv heads, head size] each, and its length."""
-
-    def __init__(
-        self,
-        executable: TvmExecutable,
-        caches: list[Array],
-        arguments: Sequence[Array],
-        capacity: int,
-    ) -> None:
-        self.executable = executable
-        self._caches = caches  # the arguments point to them
-        self._arguments = arguments
-        self._length = 0
-        self._capacity = capacity
-
-    @property
-    def length(self) -> int:
-        return self._length
-
-    @property
-    def capacity(self) -> int:
-        return self._capacity
-
-    def step(
-        self, tokens: IntArray, *, rows: Rows = "last", taps: tuple[str, ...] = ()
-    ) -> StepOutput:
-        """Appends tokens; see `arkinfer.runtime.contract.State.step`."""
-        ids = check_tokens(self.executable, self, tokens, taps)
-        given, wanted = _aligned_inputs(ids, rows)
-        logits = self.executable.run(self._arguments, given, wanted, self._length)
-        self._length += len(ids)
-        return StepOutput(logits)
-
-    def observe(self, tokens: IntArray, observer: Observer, *, rows: Rows = "all") -> StepOutput:
-        """See `arkinfer.runtime.contract.Observed`."""
-        ids = check_tokens(self.executable, self, tokens)
-        given, wanted = _aligned_inputs(ids, rows)
-        logits = self.executable.observe(
-            self._arguments, self._caches, given, wanted, self._length, observer
-        )
-        self._length += len(ids)
-        return StepOutput(logits)
-
-    def timed_step(self, tokens: IntArray, rows: Rows) -> tuple[StepOutput, Array]:
-        """A step, and the nanoseconds that each of `TvmExecutable.kernels` took."""
-        ids = check_tokens(self.executable, self, tokens)
-        given, wanted = _aligned_inputs(ids, rows)
-        logits, took = self.executable.run_timed(self._arguments, given, wanted, self._length)
-        self._length += len(ids)
-        return StepOutput(logits), took
-
-    def profiler(self) -> TvmProfiler:
-        """See `arkinfer.runtime.contract.Timed`."""
-        return TvmProfiler(self)
-
-    def truncate(self, length: int) -> None:
-        """Forgets all but the first `length` tokens."""
-        check_length(self, length)
-        self._length = length
-
-
-class TvmProfiler:
-    """See `arkinfer.runtime.contract.Profiler`; to read the clock takes some nanoseconds."""
-
-    def __init__(self, state: TvmState) -> None:
-        self._state = state
-        self._steps: list[tuple[int, Array, float]] = []
-
-    def step(self, tokens: IntArray, *, rows: Rows = "last") -> StepOutput:
-        begin = perf_counter()
-        output, took = self._state.timed_step(tokens, rows)
-        program = self._state.executable.program(len(tokens))
-        self._steps.append((program, took, perf_counter() - begin))
-        return output
-
-    def finish(self) -> list[StepTimes]:
-        steps = self._steps
-        return [StepTimes(self._ops(program, took), seconds) for program, took, seconds in steps]
-
-    def _ops(self, program: int, took: Array) -> tuple[OpTime, ...]:
-        kernels = self._state.executable.kernels(program)
-        calls = zip(kernels, (took * 1e-9).tolist(), strict=True)
-        return tuple(OpTime(kernel, values, seconds) for (kernel, values), seconds in calls)
-
-
 def _values_of_calls(program: Program, seen: list[Seen]) -> list[tuple[str, tuple[str, ...]]]:
     """Of each call its kernel and the values that it computes, or helps to: calls that prepare
     something for a later one belong to its values."""
@@ -381,14 +289,3 @@ def _values_of_calls(program: Program, seen: list[Seen]) -> list[tuple[str, tupl
         values = tuple(made.get(number, values))
         result.append((program.calls[number - 1].kernel, values))
     return result[::-1]
-
-
-def _aligned_inputs(ids: IntArray, rows: Rows) -> tuple[Array, Array]:
-    """The tokens, and the places of those that want logits, where kernels can read them."""
-    count = len(ids)
-    given = aligned((count,), np.int64)
-    given[:] = ids
-    start = {"last": count - 1, "all": 0, "none": count}[rows]
-    wanted = aligned((count - start,), np.int64)
-    wanted[:] = np.arange(start, count)
-    return given, wanted

@@ -5,7 +5,6 @@
  * so that a thread that lost its processor delays little; where a call says so, all threads meet
  * before the next one. Kernels follow the packed calls of TVM 0.27 (`Argument` is its TVMFFIAny) and
  * take the jobs that they are to do as their last two arguments, [first, last). */
-#define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>

@@ -354,7 +354,7 @@ class Lowering:
             calls.append(Call(call.kernel, given, self._dim(call.jobs)))
         return Program(
             tuple(self._dims), tuple(operands), tuple(calls), tuple(self._shapes), scratch,
-            -(-self._own // ALIGNMENT) * ALIGNMENT, max(self.limits.values(), default=1),
+            -(-self._own // ALIGNMENT) * ALIGNMENT, max([1, *self.limits.values()]),
         )  # fmt: skip
 
     def _place(self, operand: Operand) -> Operand:

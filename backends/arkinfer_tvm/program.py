@@ -112,7 +112,7 @@ class Program:
     caches: tuple[Cache, ...]
     scratch: int
     own: int = 0
-    most: int = LARGEST_DIM
+    most: int = 1
 
     def to_json(self) -> bytes:
         facts = asdict(self)

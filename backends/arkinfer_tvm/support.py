@@ -9,7 +9,7 @@ from arkinfer.backend.contract import Support
 from arkinfer.ir.ops.attention import SCALES
 from arkinfer.packing import Scheme
 from arkinfer.targets import Target
-from arkinfer_tvm.cpu import LEVELS
+from arkinfer_tvm.cpu import ISAS
 
 DENSE = ("f32", "bf16", "f16")
 """Dtypes of dense weights, all computed in float32."""
@@ -23,8 +23,8 @@ STRADDLING = ", and codes that lie in two bytes are gathered"
 
 def supports(node: ir.Node, target: Target) -> Support:
     """Whether a kernel covers the node; see `arkinfer.backend.contract.Compiler.supports`."""
-    if target.arch not in LEVELS:
-        return Support.no(f"it has no kernels for {target.arch}, only for {', '.join(LEVELS)}")
+    if target.arch not in ISAS:
+        return Support.no(f"it has no kernels for {target.arch}, only for {', '.join(ISAS)}")
     if node.op not in RULES:
         return Support.no(f"it has no kernel for {node.op}")
     return RULES[node.op](node)

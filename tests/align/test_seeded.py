@@ -180,18 +180,18 @@ def test_in_a_dimension_of_a_kernel(checkpoint: Path, tmp_path: Path, aligned: A
     build(checkpoint, quant="none", dtype="fp32", output=tmp_path / "t.ark", backend="tvm")
 
     def forget(data: bytes) -> bytes:
-        program = json.loads(data)
+        program, *others = json.loads(data)
         fresh = program["operands"].index(["dim", program["dims"].index(
-            {"terms": [["T", 1]], "constant": 0}
+            {"terms": [["T", 1]], "constant": 0, "per": 1, "factor": 1}
         )])  # fmt: skip
         total = program["operands"].index(["dim", program["dims"].index(
-            {"terms": [["S", 1], ["T", 1]], "constant": 0}
+            {"terms": [["S", 1], ["T", 1]], "constant": 0, "per": 1, "factor": 1}
         )])  # fmt: skip
         calls = [call for call in program["calls"] if call[0].startswith("attention")]
         calls[1][1] = [fresh if operand == total else operand for operand in calls[1][1]]
-        return json.dumps(program).encode()
+        return json.dumps([program, *others]).encode()
 
-    wrong = {"backends/tvm/program.json": forget}
+    wrong = {"backends/tvm/programs.json": forget}
     path = rewritten(tmp_path / "t.ark", tmp_path / "m.ark", entries=wrong)
     verify_artifact(path)
     where, finding = first(aligned(path))

@@ -16,12 +16,13 @@ from arkinfer.doctor.sections import SectionState, memory
 from arkinfer.errors import ArtifactError, UsageError
 from arkinfer.runtime.footprint import BASE
 from arkinfer_tvm.cpu import platform_name
-from arkinfer_tvm.program import INTERFACE
+from arkinfer_tvm.program import INTERFACE, Program, programs_to_json
 from tests.runtime.artifacts import write_artifact, write_plugin
 
 Hosts = Callable[..., Host]
 
-MACHINE = {"platform": platform_name(), "interface": INTERFACE, "isa": "x86-64", "cpu_flags": []}
+VARIANT = {"isa": "x86-64-v3", "flags": [], "library": "backends/tvm/libkernels.so"}
+MACHINE = {"platform": platform_name(), "interface": INTERFACE, "variants": [VARIANT]}
 ORT: dict[str, Any] = {
     "caches": [{"name": n, "heads": 2, "size": 64, "dtype": "float32"} for n in ("k0", "v0")]
 }
@@ -30,8 +31,8 @@ ORT: dict[str, Any] = {
 def write(path: Path, *sections: Section) -> Path:
     """An artifact of which only what is checked before loading is there."""
     with ArtifactWriter(path) as writer:
-        program = b'{"dims":[],"operands":[],"calls":[],"caches":[],"scratch":0}'
-        writer.add_bytes("backends/tvm/program.json", program)
+        programs = programs_to_json([Program((), (), (), (), 0)])
+        writer.add_bytes("backends/tvm/programs.json", programs)
         for section in sections:
             writer.add_section(section)
         return writer.commit(
@@ -44,7 +45,7 @@ def write(path: Path, *sections: Section) -> Path:
 
 
 def tvm(**config: Any) -> Section:
-    facts = {**MACHINE, "program": "backends/tvm/program.json", **config}
+    facts = {**MACHINE, "programs": "backends/tvm/programs.json", **config}
     return Section("tvm", facts, {}, ())
 
 
@@ -94,9 +95,9 @@ def test_the_first_does_not_but_another_one_does(host: Host, tmp_path: Path):
     [
         ({"platform": "linux-riscv64"},
          "tvm does not: The artifact's kernels were compiled for linux-riscv64. This machine is "),
-        ({"isa": "x86-64-v9", "cpu_flags": ["amx_quantum"]},
-         "tvm does not: The artifact's kernels were compiled for x86-64-v9 processors. "
-         "This processor lacks: amx_quantum."),
+        ({"variants": [{**VARIANT, "isa": "x86-64-v9", "flags": ["amx_quantum"]}]},
+         "tvm does not: The artifact's kernels do not run on this processor. They need x86-64-v9. "
+         "This processor offers "),
         ({"interface": 99},
          "tvm does not: The artifact's kernels have interface 99, this arkinfer runs interface "),
     ],

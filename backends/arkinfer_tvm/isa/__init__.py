@@ -12,6 +12,6 @@ ISAS: dict[str, Isa] = {
     isa.name: isa
     for isa in (Avx2(), AvxVnni(), Avx512Vnni(), Avx512Bf16(), Neon(), DotProd(), I8mm())
 }
-"""By name; see `arkinfer_tvm.cpu.LEVELS` for what each needs of a processor."""
+"""By name; see `arkinfer_tvm.cpu.ISAS` for what each needs of a processor."""
 
 __all__ = ["ISAS", "Isa"]

@@ -27,7 +27,7 @@ class Isa(ABC):
     """An instruction set.
 
     Attributes:
-        name: as `arkinfer_tvm.cpu.LEVELS` and the targets name it.
+        name: as `arkinfer_tvm.cpu.ISAS` and the targets name it.
         arch: as `platform.machine()` says it.
         cpu: what LLVM calls the least processor; "": the architecture's baseline.
         features: what LLVM is told beyond that.
@@ -86,12 +86,12 @@ class Isa(ABC):
         Both are uint32x16, the first number of a pair in the low half. Here without an instruction
         for it: two multiplications in float32.
         """
-        low, high = tirx.Broadcast(tirx.const(16, "uint32"), LANES), 0xFFFF0000
-        mask = tirx.Broadcast(tirx.const(high, "uint32"), LANES)
-        for cut in (lambda x: x << low, lambda x: x & mask):
-            a, b = (build.reinterpret("float32x16", cut(x)) for x in (pairs, factors))
-            total = self.fma(a, b, total)
-        return total
+        low = tirx.Broadcast(tirx.const(16, "uint32"), LANES)
+        high = tirx.Broadcast(tirx.const(0xFFFF0000, "uint32"), LANES)
+        a, b = (build.reinterpret("float32x16", x << low) for x in (pairs, factors))
+        total = build.Bind(self.fma(a, b, total))
+        a, b = (build.reinterpret("float32x16", x & high) for x in (pairs, factors))
+        return self.fma(a, b, total)
 
 
 def by_register(isa: Isa, intrinsic: Callable[..., Expr], *operands: Expr) -> Expr:

@@ -20,7 +20,7 @@ from arkinfer.targets import load_target
 from arkinfer_tvm import build, kernels
 from arkinfer_tvm.build import build_library, check_c_compiler
 from arkinfer_tvm.compiler import TvmCompiler
-from arkinfer_tvm.cpu import LEVELS, best_level
+from arkinfer_tvm.cpu import ISAS
 
 HERE = platform.machine()
 OTHER = "aarch64" if HERE == "x86_64" else "x86_64"
@@ -31,6 +31,7 @@ NAMES: dict[kernels.Kernel, str] = {
     kernels.Rope(kernels.Strided(64, 64), 4, 16, 1.0): "rope",
 }
 CPU = load_target("cpu")
+LEAST = {arch: next(iter(isas)) for arch, isas in ISAS.items()}
 
 needs_readelf = pytest.mark.skipif(shutil.which("readelf") is None, reason="needs readelf")
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="needs cc")
@@ -78,7 +79,7 @@ def test_libraries_load_on_old_systems(
     kind: str, arch: str, only: Callable[[str], None], tmp_path: Path
 ) -> None:
     only(kind)
-    library = build_library(NAMES, arch, LEVELS[arch][0])
+    library = build_library(NAMES, LEAST[arch])
     assert int.from_bytes(library[18:20], "little") == MACHINE[arch]
     assert str(Path.cwd()).encode() not in library
     file = tmp_path / "library.so"
@@ -106,9 +107,9 @@ def test_the_same_bytes_in_another_folder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     only(kind)
-    first = build_library(NAMES, arch, LEVELS[arch][0])
+    first = build_library(NAMES, LEAST[arch])
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    assert build_library(NAMES, arch, LEVELS[arch][0]) == first
+    assert build_library(NAMES, LEAST[arch]) == first
     assert list(tmp_path.iterdir()) == []
 
 
@@ -119,7 +120,7 @@ def test_the_check_compiles_a_library(kind: str, arch: str, only: Callable[[str]
     TvmCompiler().check(target)
 
 
-@pytest.mark.parametrize("check", [check_c_compiler, lambda a: build_library({}, a, LEVELS[a][0])])
+@pytest.mark.parametrize("check", [check_c_compiler, lambda a: build_library({}, LEAST[a])])
 def test_no_compiler(check: Callable[[str], object], nothing: None) -> None:
     with pytest.raises(DeviceError) as refusal:
         check(HERE)
@@ -178,7 +179,7 @@ def test_a_fault_of_ours_is_called_that(tmp_path: Path, monkeypatch: pytest.Monk
     program = fake(tmp_path, "echo \"launcher.c:9:1: error: expected ';'\" >&2; exit 1")
     monkeypatch.setenv("CC", program)
     with pytest.raises(InternalError, match="refused our launcher"):
-        build_library({}, HERE, best_level(HERE, frozenset()))
+        build_library({}, LEAST[HERE])
 
 
 @needs_cc

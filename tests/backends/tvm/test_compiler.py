@@ -16,14 +16,15 @@ import pytest
 from arkinfer import ir
 from arkinfer.artifact import open_artifact
 from arkinfer.backend import compiler
-from arkinfer.errors import UnsupportedError
+from arkinfer.errors import DeviceError, UnsupportedError
 from arkinfer.ir import Builder, CacheType, TensorType, Value, Weight, dim
 from arkinfer.packing import parse_scheme
 from arkinfer.targets import Target, load_target
+from arkinfer_tvm import compiler as tvm_compiler
 from arkinfer_tvm import cpu, kernels
 from arkinfer_tvm.build import compile_kernels
-from arkinfer_tvm.compiler import TvmCompiler, level_for
-from arkinfer_tvm.cpu import LEVELS, best_level
+from arkinfer_tvm.compiler import TvmCompiler, isas_of
+from arkinfer_tvm.cpu import ISAS, isas_for
 from arkinfer_tvm.kernels.quantized import Layout
 from arkinfer_tvm.support import DEQUANTIZING
 
@@ -167,12 +168,12 @@ BUILD = """
 import hashlib
 from arkinfer_tvm import kernels as k
 from arkinfer_tvm.build import build_library
-from arkinfer_tvm.compiler import level_for
+from arkinfer_tvm.compiler import isas_of
 from arkinfer.targets import load_target
 names = {k.Linear(k.Strided(64, 64), 32, "bf16"): "linear_0", k.Range(): "range_1",
          k.RMSNorm(k.Strided(64, 64), "f32", 1e-5): "rms_norm_2"}
 target = load_target("cpu")
-digest = hashlib.sha256(build_library(names, target.arch, level_for(target))).hexdigest()
+digest = hashlib.sha256(build_library(names, isas_of(target)[0])).hexdigest()
 """
 
 
@@ -195,10 +196,11 @@ def test_another_process_gives_the_same_library(tmp_path: Path) -> None:
 def test_the_section_says_what_it_needs(small: Any) -> None:
     with open_artifact(small.path) as artifact:
         section = artifact.sections["tvm"]
-        code = artifact.read(section.config["library"])
-    level = best_level(platform.machine(), cpu.cpu_flags())
-    assert section.config["isa"] == level.name
-    assert section.config["cpu_flags"] == list(level.flags)
+        (variant,) = section.config["variants"]
+        code = artifact.read(variant["library"])
+    (isa,) = isas_for(("host",), platform.machine(), cpu.cpu_flags())
+    assert variant["isa"] == isa
+    assert variant["flags"] == list(ISAS[platform.machine()][isa])
     assert section.config["platform"] == f"linux-{platform.machine()}"
     assert section.requires == {}
     assert code[:4] == b"\x7fELF"
@@ -211,7 +213,7 @@ def test_the_section_says_what_it_needs(small: Any) -> None:
 def test_the_library_needs_only_the_system(small: Any, tmp_path: Path) -> None:
     with open_artifact(small.path) as artifact:
         file = tmp_path / "library.so"
-        file.write_bytes(artifact.read("backends/tvm/libkernels.so"))
+        file.write_bytes(artifact.read(artifact.sections["tvm"].config["variants"][0]["library"]))
     listed = subprocess.run(
         ["readelf", "-d", "-W", str(file)], capture_output=True, text=True, check=True
     ).stdout
@@ -220,17 +222,31 @@ def test_the_library_needs_only_the_system(small: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "isa", "name"),
+    ("arch", "isa", "names"),
     [
-        ("x86_64", (), "x86-64"),
-        ("x86_64", ("x86-64-v3",), "x86-64-v3"),
-        ("x86_64", ("unheard-of",), "x86-64"),
-        ("aarch64", ("dotprod",), "generic"),
+        ("x86_64", (), ["x86-64-v3"]),
+        ("x86_64", ("x86-64-v4-vnni", "x86-64-v3"), ["x86-64-v3", "x86-64-v4-vnni"]),
+        ("x86_64", ("unheard-of",), ["x86-64-v3"]),
+        ("aarch64", ("dotprod",), ["dotprod"]),
     ],
 )
-def test_a_target_that_is_not_this_machine(arch: str, isa: tuple[str, ...], name: str) -> None:
+def test_a_target_that_is_not_this_machine(
+    arch: str, isa: tuple[str, ...], names: list[str]
+) -> None:
     target = Target(name="t", summary="", arch=arch, isa=isa, backends=("tvm",))
-    assert level_for(target).name == name
+    assert isas_of(target) == names
+
+
+def test_a_processor_that_has_not_even_the_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    least, flags = next(iter(ISAS[CPU.arch].items()))
+    monkeypatch.setattr(tvm_compiler, "cpu_flags", lambda: frozenset(flags[1:]))
+    with pytest.raises(DeviceError) as refusal:
+        TvmCompiler().check(CPU)
+    assert str(refusal.value) == (
+        f"The backend tvm has no kernels for this processor, only from {least} on. "
+        f"This processor lacks: {flags[0]}. Build with another backend: --backend "
+        "onnxruntime."
+    )
 
 
 @pytest.mark.parametrize(("arch", "machine"), [("x86_64", 62), ("aarch64", 183)])
@@ -242,8 +258,8 @@ def test_kernels_compile_for_both_architectures(arch: str, machine: int) -> None
         kernels.Attention(kernels.Strided(64, 64), 4, 1, 16, 0.25, "channel"): "attention",
         kernels.Rope(kernels.Strided(64, 64), 4, 16, 1.0): "rope",
     }
-    for level in LEVELS[arch]:
-        compiled = compile_kernels(names, arch, level)
+    for isa in ISAS[arch]:
+        compiled = compile_kernels(names, isa)
         assert compiled[:4] == b"\x7fELF"
         assert int.from_bytes(compiled[18:20], "little") == machine
         assert all(f"__tvm_ffi_{name}".encode() in compiled for name in names.values())
@@ -252,7 +268,7 @@ def test_kernels_compile_for_both_architectures(arch: str, machine: int) -> None
 def test_the_baseline_runs_here_too(
     small: Any, make_artifact: Any, opened: Any, tmp_path: Path
 ) -> None:
-    target = CPU.model_copy(update={"isa": ()})
+    target = CPU.model_copy(update={"isa": (next(iter(ISAS[CPU.arch])),)})
     path = make_artifact(tmp_path / "baseline.ark", small.module, small.store, target)
     tokens = small.tokens(12)
     got = opened(path).new_state(12).step(tokens, rows="all").logits

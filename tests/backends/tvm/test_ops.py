@@ -16,7 +16,7 @@ from arkinfer.ir.types import dtype_name
 from arkinfer.packing import QuantizedTensor, parse_scheme
 from arkinfer.targets import load_target
 from arkinfer_tvm.build import build_library
-from arkinfer_tvm.compiler import level_for
+from arkinfer_tvm.compiler import isas_of
 from arkinfer_tvm.library import Bound, Library, aligned
 from arkinfer_tvm.lower import KernelTable, Lowering
 from arkinfer_tvm.program import Program
@@ -241,8 +241,8 @@ def bench(quantized: Callable[..., QuantizedTensor]) -> Iterator[Bench]:
         assert all(supports(node, target).level != "no" for node in function.nodes)
         lowering = Lowering(function, LIMITS, store.scales, store.parts, table)
         programs[name] = lowering.program()
-    level = level_for(load_target("cpu"))
-    library = Library(build_library(table.names, level.name), "libcases.so", 2, 9)
+    isa = isas_of(load_target("cpu"))[0]
+    library = Library(build_library(table.names, isa), "libcases.so", 2, 9)
     yield Bench(functions, programs, store, library)
     library.close()
 
@@ -381,7 +381,7 @@ def test_every_finite_16_bit_number_is_widened_exactly(
         function, {"T": 1 << 16}, lambda w: "f32", lambda w: {"": w.name}, names
     ).program()
     target = load_target("cpu")
-    library = Library(build_library(names.names, level_for(target).name), "libwiden.so", 1, 1)
+    library = Library(build_library(names.names, isas_of(target)[0]), "libwiden.so", 1, 1)
     bound = Bound(program, library, {"w": table})
     out, tokens = aligned((1 << 16, 1), np.float32), aligned((1 << 16,), np.int64)
     tokens[:] = np.arange(1 << 16)

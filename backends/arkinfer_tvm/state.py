@@ -1,0 +1,124 @@
+"""One sequence on the TVM backend: its caches, and how steps are given to its executable.
+
+Knows no file and no kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from arkinfer.runtime.contract import (
+    IntArray,
+    Observer,
+    OpTime,
+    Rows,
+    StepOutput,
+    StepTimes,
+    check_length,
+    check_tokens,
+)
+from arkinfer_tvm.library import Array, aligned
+
+if TYPE_CHECKING:
+    from arkinfer_tvm.executor import TvmExecutable
+
+
+class TvmState:
+    """One sequence: its caches, [capacity, kv heads, head size] each, and its length."""
+
+    def __init__(
+        self,
+        executable: TvmExecutable,
+        caches: list[Array],
+        arguments: Sequence[Array],
+        capacity: int,
+    ) -> None:
+        self.executable = executable
+        self._caches = caches  # the arguments point to them
+        self._arguments = arguments
+        self._length = 0
+        self._capacity = capacity
+
+    @property
+    def length(self) -> int:
+        return self._length
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    def step(
+        self, tokens: IntArray, *, rows: Rows = "last", taps: tuple[str, ...] = ()
+    ) -> StepOutput:
+        """Appends tokens; see `arkinfer.runtime.contract.State.step`."""
+        ids = check_tokens(self.executable, self, tokens, taps)
+        given, wanted = _aligned_inputs(ids, rows)
+        logits = self.executable.run(self._arguments, given, wanted, self._length)
+        self._length += len(ids)
+        return StepOutput(logits)
+
+    def observe(self, tokens: IntArray, observer: Observer, *, rows: Rows = "all") -> StepOutput:
+        """See `arkinfer.runtime.contract.Observed`."""
+        ids = check_tokens(self.executable, self, tokens)
+        given, wanted = _aligned_inputs(ids, rows)
+        logits = self.executable.observe(
+            self._arguments, self._caches, given, wanted, self._length, observer
+        )
+        self._length += len(ids)
+        return StepOutput(logits)
+
+    def timed_step(self, tokens: IntArray, rows: Rows) -> tuple[StepOutput, Array]:
+        """A step, and the nanoseconds that each of `TvmExecutable.kernels` took."""
+        ids = check_tokens(self.executable, self, tokens)
+        given, wanted = _aligned_inputs(ids, rows)
+        logits, took = self.executable.run_timed(self._arguments, given, wanted, self._length)
+        self._length += len(ids)
+        return StepOutput(logits), took
+
+    def profiler(self) -> TvmProfiler:
+        """See `arkinfer.runtime.contract.Timed`."""
+        return TvmProfiler(self)
+
+    def truncate(self, length: int) -> None:
+        """Forgets all but the first `length` tokens."""
+        check_length(self, length)
+        self._length = length
+
+
+class TvmProfiler:
+    """See `arkinfer.runtime.contract.Profiler`; to read the clock takes some nanoseconds."""
+
+    def __init__(self, state: TvmState) -> None:
+        self._state = state
+        self._steps: list[tuple[int, Array, float]] = []
+
+    def step(self, tokens: IntArray, *, rows: Rows = "last") -> StepOutput:
+        begin = perf_counter()
+        output, took = self._state.timed_step(tokens, rows)
+        program = self._state.executable.program(len(tokens))
+        self._steps.append((program, took, perf_counter() - begin))
+        return output
+
+    def finish(self) -> list[StepTimes]:
+        steps = self._steps
+        return [StepTimes(self._ops(program, took), seconds) for program, took, seconds in steps]
+
+    def _ops(self, program: int, took: Array) -> tuple[OpTime, ...]:
+        kernels = self._state.executable.kernels(program)
+        calls = zip(kernels, (took * 1e-9).tolist(), strict=True)
+        return tuple(OpTime(kernel, values, seconds) for (kernel, values), seconds in calls)
+
+
+def _aligned_inputs(ids: IntArray, rows: Rows) -> tuple[Array, Array]:
+    """The tokens, and the places of those that want logits, where kernels can read them."""
+    count = len(ids)
+    given = aligned((count,), np.int64)
+    given[:] = ids
+    start = {"last": count - 1, "all": 0, "none": count}[rows]
+    wanted = aligned((count - start,), np.int64)
+    wanted[:] = np.arange(start, count)
+    return given, wanted
