@@ -81,7 +81,8 @@ def test_none_fits(monkeypatch: pytest.MonkeyPatch) -> None:
         choose(variants("aarch64", "dotprod", "i8mm"), flags)
     assert str(refusal.value) == (
         "The artifact's kernels do not run on this processor. They need dotprod or i8mm. This "
-        "processor offers neon; for dotprod it lacks asimdhp, asimddp. Build it for this machine: arkinfer build --target cpu."
+        "processor offers neon; for dotprod it lacks asimdhp, asimddp. Build it for this machine: "
+        "arkinfer build --target cpu."
     )
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     with pytest.raises(DeviceError) as refusal:
