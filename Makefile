@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 LLAMA := .venv-llama
+ARM64 := .arm64
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 QUESTION ?= In a few words, what is the heapq module good for?
 
@@ -15,10 +16,10 @@ GPU_PYTHON ?= python3
 ARK ?=
 
 .PHONY: help setup demo test test-all test-gpu lint types imports pytest pytest-slow llama-cpp \
-  fuzz docs format clean
+  arm64-root arm64 fuzz docs format clean
 
 help:  ## what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(SETUP)  ## the virtual environment with everything for building and testing
 
@@ -78,6 +79,16 @@ $(LLAMA)/.installed: constraints.txt
 	  --disable-pip-version-check install -c constraints.txt llama-cpp-python
 	@touch $@
 
+arm64-root: $(ARM64)/.made  ## what emulates 64-bit ARM: qemu and Debian's Python, unpacked in a folder
+
+$(ARM64)/.made: tests/arm64/make_root.py constraints.txt | $(SETUP)
+	@echo "Making $(ARM64): about a minute, with Debian's packages and Python's for arm64."
+	$(BIN)/python -m tests.arm64.make_root $(ARM64)
+	@touch $@
+
+arm64: arm64-root  ## the runner and the conformance suite on an emulated Cortex-A76; minutes
+	$(BIN)/python -m pytest -m arm64 tests/arm64
+
 docs: $(SETUP)  ## the documentation site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo 'next     open build/site/index.html'
@@ -91,4 +102,4 @@ format: $(SETUP)  ## format the code
 	$(BIN)/ruff format .
 
 clean:  ## remove what was made
-	rm -rf build $(VENV) $(LLAMA)
+	rm -rf build $(VENV) $(LLAMA) $(ARM64)

@@ -14,6 +14,7 @@ from tests.packaging.conftest import ROOT, Device
 
 pytestmark = pytest.mark.slow
 
+SOURCES = (".py", ".toml", ".c", ".h")
 PACKAGES = ("arkinfer", "arkinfer_ref", "arkinfer_ort", "arkinfer_tvm", "arkinfer_trt")
 DEMO = (
     "arkinfer/demo/demo.ark",
@@ -46,8 +47,8 @@ def names(wheel: Path) -> set[str]:
 def test_it_holds_every_source_file_of_the_packages(names: set[str]):
     for folder in (ROOT, ROOT / "backends"):
         for package in PACKAGES:
-            kept = (p for p in (folder / package).rglob("*") if p.suffix in (".py", ".toml", ".c"))
-            wanted = {path.relative_to(folder).as_posix() for path in kept}
+            sources = (p for p in (folder / package).rglob("*") if p.suffix in SOURCES)
+            wanted = {path.relative_to(folder).as_posix() for path in sources}
             assert wanted <= names
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
     assert "arkinfer/targets/cpu.toml" in names
@@ -61,8 +62,7 @@ def test_it_holds_nothing_else(names: set[str]):
     assert {top for top in tops if not top.endswith(".dist-info")} == set(PACKAGES)
     assert not [name for name in names if re.search(r"__pycache__|\.pyc$|\.ir$|(^|/)test_", name)]
     assert {Path(name).suffix for name in names if "dist-info" not in name} <= {
-        ".py", ".typed", ".toml", ".json", ".c", ".ark", ".txt", ".safetensors", ".jinja", ".j2",
-        ".csv",
+        *SOURCES, ".typed", ".json", ".ark", ".txt", ".safetensors", ".jinja", ".j2", ".csv",
     }  # fmt: skip
 
 
