@@ -44,16 +44,17 @@ def profile(
     Example: arkinfer profile model.ark --depth 1024 --threads 2
     """
     from arkinfer.artifact import open_artifact
+    from arkinfer.machine.cores import usable_cores
     from arkinfer.profile.breakdown import LEVELS
     from arkinfer.profile.measure import measure, read_section
-    from arkinfer.profile.roofline import measure_peaks, usable_cores
+    from arkinfer.profile.roofline import measure_peaks
     from arkinfer.runtime.demo import located
     from arkinfer.runtime.registry import choose_section, open_section
 
     level = _level(by, LEVELS)
     _check_threads(threads)
     kind = "decode" if prompt_tokens is None else "prefill"
-    threads = threads or usable_cores()
+    threads = threads or len(usable_cores())
     with open_artifact(located(file)) as artifact:
         section = choose_section(artifact, backend, device)
         listing, stored = read_section(artifact, section)

@@ -59,15 +59,6 @@ class Peaks:
     flops: float | None = None
 
 
-def usable_cores() -> int:
-    """Cores that this process may use; two threads of one core share what is measured here."""
-    import psutil
-
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-    return max(1, min(cores, allowed or cores))
-
-
 @cache
 def measure_peaks(threads: int) -> Peaks:
     """Measures for about a second, once in a process; what cannot be measured is None."""

@@ -14,12 +14,13 @@ import numpy as np
 from arkinfer.artifact import Artifact, Section
 from arkinfer.errors import ArtifactError
 from arkinfer.limits import count
+from arkinfer.machine.cores import usable_cores
 from arkinfer.runtime.contract import Demand, LoadOptions
 from arkinfer.runtime.onnx_bytes import ExternalTensor, with_initializers
 from arkinfer_ort.executable import OnnxRuntimeExecutable
 from arkinfer_ort.observe import ObservedExecutable
 from arkinfer_ort.places import Places
-from arkinfer_ort.sessions import Model, physical_cores
+from arkinfer_ort.sessions import Model
 from arkinfer_ort.state import Cache
 from arkinfer_ort.versions import check_requirements
 
@@ -53,7 +54,7 @@ class OnnxRuntimeExecutor:
             facts = [count(config[name]) for name in ("vocab_size", "context", "chunk")]
         except _MALFORMED as error:
             raise _unreadable(artifact, error) from error
-        model = Model(graph, folder, options.threads or physical_cores())
+        model = Model(graph, folder, options.threads or len(usable_cores()))
         if places is None:
             return OnnxRuntimeExecutable(model.session(), caches, *facts)
         return ObservedExecutable(model, places, caches, *facts)

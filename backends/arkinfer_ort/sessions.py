@@ -5,7 +5,6 @@ Knows no artifact and no state.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -77,12 +76,3 @@ class Model:
                 str(error).strip(),
                 "Check the file with: arkinfer verify; then build it again on this machine",
             ) from error
-
-
-def physical_cores() -> int:
-    """Cores that this process may use; two threads of one core share its multipliers."""
-    import psutil
-
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-    return max(1, min(cores, allowed or cores))

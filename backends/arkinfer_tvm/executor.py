@@ -6,7 +6,6 @@ Knows no IR, no tokenizer and no sampling.
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +14,7 @@ import numpy as np
 
 from arkinfer.errors import ArtifactError, DeviceError
 from arkinfer.limits import count
+from arkinfer.machine.cores import usable_cores
 from arkinfer.runtime.contract import (
     Demand,
     FloatArray,
@@ -63,7 +63,7 @@ class TvmExecutor:
         except _MALFORMED as error:
             raise _unreadable(artifact, error) from error
         digest = hashlib.sha256(code).hexdigest()
-        threads = options.threads or usable_cores()
+        threads = options.threads or len(usable_cores())
         calls = max(len(program.calls) for program in programs)
         library = Library(code, f"libarkinfer-{digest[:16]}.so", threads, calls)
         try:
@@ -104,14 +104,6 @@ def _seen(
     if len(seen) != len(programs):
         raise ValueError("there is not one list of values for each program")
     return seen
-
-
-def usable_cores() -> int:
-    """Processor cores that this process may use; two threads of one core count once."""
-    import psutil
-
-    usable = len(os.sched_getaffinity(0))
-    return min(usable, psutil.cpu_count(logical=False) or usable)
 
 
 def chosen(config: Mapping[str, Any]) -> Variant:

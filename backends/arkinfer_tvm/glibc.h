@@ -14,6 +14,7 @@
 __asm__(".symver pthread_create, pthread_create@" FIRST);
 __asm__(".symver pthread_join, pthread_join@" FIRST);
 __asm__(".symver pthread_sigmask, pthread_sigmask@" FIRST);
+__asm__(".symver pthread_getaffinity_np, pthread_getaffinity_np@" SINCE_AFFINITY);
 __asm__(".symver pthread_setaffinity_np, pthread_setaffinity_np@" SINCE_AFFINITY);
 #endif
 #endif

@@ -50,6 +50,7 @@ typedef struct {
 
 typedef struct Pool {
   int threads; /* the caller is one of them */
+  int *cpus;   /* NULL: threads may move; else one for each, the caller's first */
   pid_t process;
   pthread_t *workers;
   pthread_mutex_t lock;
@@ -188,14 +189,23 @@ static int start(Pool *pool) {
   return 1;
 }
 
+static void stay(pthread_t thread, int cpu) {
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(cpu, &one);
+  pthread_setaffinity_np(thread, sizeof one, &one);
+}
+
 static void discard(Pool *pool) {
   free(pool->workers);
   free(pool->claimed);
+  free(pool->cpus);
   free(pool);
 }
 
 /* A pool of `threads` for steps of at most `calls`; fewer threads when the system gives no more;
- * NULL without memory. With `cpus`, thread i > 0 stays on processor cpus[i]. */
+ * NULL without memory. With `cpus`, thread i stays on processor cpus[i]; the caller while a step
+ * runs, and only if it would share another thread's. */
 EXPORT Pool *ark_open(int threads, int64_t calls, const int *cpus) {
   Pool *pool = aligned_alloc(64, (sizeof *pool + 63) / 64 * 64);
   if (pool == NULL) return NULL;
@@ -208,18 +218,15 @@ EXPORT Pool *ark_open(int threads, int64_t calls, const int *cpus) {
   }
   pool->threads = 1;
   pool->process = getpid();
+  if (cpus && (pool->cpus = malloc(threads * sizeof *cpus)))
+    memcpy(pool->cpus, cpus, threads * sizeof *cpus);
   pthread_mutex_init(&pool->lock, NULL);
   pthread_cond_init(&pool->wake, NULL);
   sigset_t all, before; /* signals are the caller's */
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   while (pool->threads < threads && start(pool)) {
-    if (cpus) {
-      cpu_set_t one;
-      CPU_ZERO(&one);
-      CPU_SET(cpus[pool->threads], &one);
-      pthread_setaffinity_np(pool->workers[pool->threads], sizeof one, &one);
-    }
+    if (cpus) stay(pool->workers[pool->threads], cpus[pool->threads]);
     pool->threads++;
   }
   pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -227,6 +234,14 @@ EXPORT Pool *ark_open(int threads, int64_t calls, const int *cpus) {
 }
 
 EXPORT int ark_threads(const Pool *pool) { return pool->threads; }
+
+/* Whether the caller is on the processor of one of the workers. */
+static int in_the_way(const Pool *pool) {
+  int here = pool->cpus ? sched_getcpu() : -1;
+  for (int i = 1; i < pool->threads && here >= 0; i++)
+    if (pool->cpus[i] == here) return 1;
+  return 0;
+}
 
 /* Runs the calls in order, and writes down when each has ended where there is room for that, in
  * nanoseconds after the first has begun. Returns 0, or 1 + the index of the call that failed. */
@@ -240,8 +255,12 @@ EXPORT int64_t ark_run(Pool *pool, const Call *calls, int64_t count, const Argum
   memset(pool->claimed, 0, count * sizeof *pool->claimed);
   atomic_store(&pool->failed, 0);
   pool->step = (Step){calls, count, arguments, own, stride, ends, ends ? now() : 0};
+  cpu_set_t before;
+  int moved = in_the_way(pool) && !pthread_getaffinity_np(pthread_self(), sizeof before, &before);
+  if (moved) stay(pthread_self(), pool->cpus[0]);
   if (pool->threads > 1) begin(pool);
   walk(pool, 0);
+  if (moved) pthread_setaffinity_np(pthread_self(), sizeof before, &before);
   return atomic_load(&pool->failed);
 }
 

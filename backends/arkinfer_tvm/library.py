@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from arkinfer.errors import DeviceError, InternalError, ResourceError
+from arkinfer.machine.cores import usable_cores
 from arkinfer.runtime.contract import Observer
 from arkinfer_tvm.program import Program, Seen
 
@@ -296,13 +297,13 @@ class Bound:
 
 
 def _processors(threads: int) -> Any:
-    """One processor for each thread where every one of them gets a thread; None: they may move.
+    """A processor for each thread where all that can be used get one; None: threads may move.
 
-    Threads that may move can meet on one processor. Where there are fewer threads than processors,
-    other programs may need some of these, and the system knows better.
+    Threads that may move can meet on one core. Where there are fewer threads than cores, other
+    programs may need some of these, and the system knows better.
     """
-    allowed = sorted(os.sched_getaffinity(0))
-    return (ctypes.c_int * threads)(*allowed) if threads == len(allowed) > 1 else None
+    cores = usable_cores()
+    return (ctypes.c_int * threads)(*cores) if threads == len(cores) > 1 else None
 
 
 def _load(code: bytes, name: str) -> ctypes.CDLL:

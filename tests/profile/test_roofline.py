@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from arkinfer.profile import roofline
-from arkinfer.profile.roofline import Peaks, measure_peaks, usable_cores
+from arkinfer.profile.roofline import Peaks, measure_peaks
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,3 @@ def test_what_cannot_be_measured_is_not(executable: str, monkeypatch: pytest.Mon
 def test_a_machine_without_time_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(roofline, "TIMEOUT", 0.01)
     assert measure_peaks(1) == Peaks(1)
-
-
-def test_cores():
-    assert usable_cores() >= 1

@@ -20,7 +20,7 @@ from arkinfer.runtime.onnx_bytes import ExternalTensor, with_initializers
 from arkinfer.testing import preset
 from arkinfer.testing.dense import dense_module
 from arkinfer_ort.buffers import TwoBuffers
-from arkinfer_ort.executor import OnnxRuntimeExecutor, physical_cores
+from arkinfer_ort.executor import OnnxRuntimeExecutor
 from arkinfer_ort.versions import check_requirements
 
 
@@ -254,10 +254,6 @@ def test_wire_bytes_are_what_onnx_reads():
         }
     types = [proto.data_type for proto in model.graph.initializer]
     assert types == [onnx.TensorProto.UINT8, onnx.TensorProto.BFLOAT16]
-
-
-def test_physical_cores():
-    assert 1 <= physical_cores() <= (os.cpu_count() or 1)
 
 
 def test_the_device_half_needs_no_compiler(tiny):
