@@ -9,7 +9,6 @@ import os
 import stat
 import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +33,7 @@ from arkinfer.artifact.manifest import (
     TensorEntry,
     decode,
 )
+from arkinfer.artifact.pages import prefer_large_pages
 from arkinfer.errors import (
     ArkError,
     ArtifactError,
@@ -77,7 +77,7 @@ class Artifact:
             self.size = os.fstat(self._file).st_size
             self._entries = self._read_structure()
             self._map: mmap.mmap | None = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
-            _prefer_large_pages(self._map)
+            prefer_large_pages(self._map)
         except BaseException:
             os.close(self._file)
             raise
@@ -278,17 +278,6 @@ def _split(entries: list[Entry]) -> tuple[list[Entry], Entry]:
     if last < 0 or entries[last].name != MANIFEST:
         raise LayoutError(f"{MANIFEST} is not its last entry")
     return entries[:last], entries[last]
-
-
-def _prefer_large_pages(mapped: mmap.mmap) -> None:
-    """Linux then reads the file into pages of 2 MiB where file system and memory allow.
-
-    Weights are read once a token, and addresses of 4 KiB pages cost up to a quarter of the time.
-    What is in the page cache already stays as it is.
-    """
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without them
-            mapped.madvise(mmap.MADV_HUGEPAGE)
 
 
 def _open(path: Path) -> int:

@@ -41,6 +41,7 @@ from arkinfer.artifact.manifest import (
     encode,
     tensor_size,
 )
+from arkinfer.artifact.pages import forget
 from arkinfer.errors import ArkError, InternalError, ResourceError, UsageError
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ class ArtifactWriter:
         try:
             os.ftruncate(self._file, self._end + len(directory) + len(end))
             os.fsync(self._file)
-            _forget(self._file)
+            forget(self._file)
             os.replace(self._temporary, self.path)
             _sync_folder(self.path.parent)
         except OSError as error:
@@ -349,16 +350,6 @@ def _remove_stale(folder: Path, name: str) -> None:
 
 def _literal(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
-
-
-def _forget(file: int) -> None:
-    """Takes a file that is on the disk out of the page cache.
-
-    It was written in small pieces, and the cache would keep it in small pages; whoever maps it
-    next reads it into large ones (see `reader`).
-    """
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _sync_folder(folder: Path) -> None:

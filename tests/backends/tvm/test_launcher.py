@@ -31,7 +31,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 def test_no_race_and_no_wrong_sum(program: Path, threads: int) -> None:
     done = subprocess.run(
-        [str(program), str(threads), "150"],
+        [str(program), str(threads), "60"],
         capture_output=True,
         text=True,
         timeout=120,
