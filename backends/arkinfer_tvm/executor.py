@@ -82,7 +82,7 @@ class TvmExecutor:
         try:
             chosen(section.config)
             program, *_ = programs_from_json(_read(artifact, section.config["programs"]))
-            per_token = sum(c.heads * c.size * np.dtype(c.dtype).itemsize for c in program.caches)
+            per_token = sum(cache.per_token for cache in program.caches)
         except _MALFORMED as error:
             raise _unreadable(artifact, error) from error
         return Demand(artifact.section_bytes(self.name), per_token)
@@ -191,7 +191,7 @@ class TvmExecutable:
             raise closed()
         check_context(self, context)
         shapes = self._programs[0].program.caches
-        caches = [aligned((context, c.heads, c.size), c.dtype) for c in shapes]
+        caches = [aligned((c.bytes(context),), np.uint8) for c in shapes]
         return TvmState(self, caches, [each.arguments(caches) for each in self._programs], context)
 
     def program(self, tokens: int) -> int:

@@ -250,13 +250,15 @@ class Bound:
 
     def _rows_of(self, value: Seen, ports: Mapping[str, Array], caches: Sequence[Array]) -> Array:
         key, dtype = value.place.key, np.dtype(value.dtype)
+        count = int(self._dims[int(value.count.key)][0])
+        if value.place.kind == "cache":
+            form = self.program.caches[int(key)]
+            return form.read(caches[int(key)], np.arange(count)).reshape(count, *value.row)
         if value.place.kind == "scratch":
             flat = self._scratch[int(key) :]
             flat = flat[: flat.size // dtype.itemsize * dtype.itemsize].view(dtype)
         else:
-            array = ports[str(key)] if value.place.kind == "port" else caches[int(key)]
-            flat = array.reshape(-1)
-        count = int(self._dims[int(value.count.key)][0])
+            flat = ports[str(key)].reshape(-1)
         width = int(np.prod(value.row, dtype=np.int64))
         if value.offset + max(count - 1, 0) * value.stride + width > flat.size:
             raise InternalError(f"%{value.value} is said to lie outside of its array")

@@ -13,6 +13,7 @@ from typing import Any, cast
 from arkinfer import ir
 from arkinfer.errors import InternalError, UnsupportedError
 from arkinfer_tvm import kernels
+from arkinfer_tvm.cache_forms import cache_forms
 from arkinfer_tvm.kernels.quantized import Layout
 from arkinfer_tvm.program import Cache, Call, Dimension, Operand, Program, Seen
 from arkinfer_tvm.scratch import ALIGNMENT, Lifetime, place
@@ -22,9 +23,6 @@ Scales = Callable[[ir.Weight], str]
 
 Parts = Callable[[ir.Weight], Mapping[str, str]]
 """Stores a weight: part name -> tensor name, as `SectionWriter.weight`."""
-
-CACHES = {"f32": "float32", "i8": "int8"}
-"""Caches that kernels read, IR dtype -> numpy's."""
 
 
 class KernelTable:
@@ -93,18 +91,18 @@ class Lowering:
         self._places: dict[int, Operand] = {}
         self._seen: list[Seen] = []
         self._value_names = ir.value_names(function)
+        self._angles: dict[tuple[ir.Value, str, float], Home] = {}
         self._arranged: dict[tuple[ir.Value, kernels.Kernel, str], Home] = {}
         named = zip(function.output_names, function.outputs, strict=True)
         self._ports = {v: name for name, v in named if not isinstance(v.type, ir.CacheType)}
 
     def program(self) -> Program:
         """Lowers every node, then places the buffers."""
+        forms = cache_forms(self.function)
         for value in self.function.inputs:
             if isinstance(value.type, ir.CacheType):
                 self._caches[value] = len(self._shapes)
-                _, heads, size = value.type.shape
-                kind = CACHES[value.type.dtype]
-                self._shapes.append(Cache(_fixed(heads), _fixed(size), kind))
+                self._shapes.append(forms[value])
             else:
                 self._homes[value] = self._fresh(value, port=value.name)
         for node in self.function.nodes:
@@ -194,9 +192,18 @@ class Lowering:
     def _nn_rope(self, node: ir.Node) -> None:
         x, positions = node.values
         _, heads, size = (d if isinstance(d, int) else 0 for d in x.tensor.shape)
-        kernel = kernels.Rope(self._homes[x].rows, heads, size, _number(node, "factor"))
-        frequency = self._dense(node.weights[0])
-        self._rowwise(node, kernel, x=x, positions=positions, frequency=frequency)
+        factor, frequency = _number(node, "factor"), node.weights[0]
+        key = (positions, frequency.name, factor)
+        if key not in self._angles:  # all layers turn by the same ones
+            angles = kernels.Angles(size // 2, factor)
+            table = self._buffer(self._homes[positions].count, size)
+            self._call(
+                angles, table.count, positions=positions, frequency=self._dense(frequency),
+                table=table,
+            )  # fmt: skip
+            self._angles[key] = table
+        kernel = kernels.Rope(self._homes[x].rows, heads, size)
+        self._rowwise(node, kernel, x=x, table=self._angles[key])
 
     def _nn_silu_mul(self, node: ir.Node) -> None:
         gate, up = node.values
@@ -212,12 +219,11 @@ class Lowering:
         cache, rows, *scales = node.values
         home = self._homes[rows]
         given: dict[str, Any] = {}
-        kernel: kernels.Kernel = kernels.Append(home.rows, self._shape(cache).dtype)
         if scales:
-            kernel = kernels.AppendScaled(home.rows, self._shape(cache).heads)
             given = {"scales": self._cached(scales[0])}
         elif node.weights:
             given = {"scale": self._dense(node.weights[0])}
+        kernel = kernels.Append(home.rows, self._shape(cache), bool(scales))
         start = self._count(cache.type.shape[0])
         self._call(kernel, home.count, rows=home, cache=self._cached(cache), **given, start=start)
         for old, new in zip((cache, *scales), node.results, strict=True):
@@ -225,21 +231,23 @@ class Lowering:
 
     def _attn_dense(self, node: ir.Node) -> None:
         q, k, v, *scales = node.values
-        _, heads, size = (d if isinstance(d, int) else 0 for d in q.tensor.shape)
+        _, heads, _ = (d if isinstance(d, int) else 0 for d in q.tensor.shape)
         given = [*map(self._cached, scales), *map(self._dense, node.weights)]  # none, or two
         form = kernels.TOKEN if scales else kernels.CHANNEL if given else ""
-        kernel = kernels.Attention(
-            self._homes[q].rows, heads, self._shape(k).heads, size, _number(node, "scale"), form
-        )
-        self._rowwise(
-            node,
-            kernel,
-            **dict(zip(("k_scale", "v_scale"), given, strict=False)),
-            q=q,
-            k=self._cached(k),
-            v=self._cached(v),
-            length=self._count(k.type.shape[0]),
-        )
+        home, scale = self._homes[q], _number(node, "scale")
+        cache, most = self._shape(k), self._most(home.count)
+        tokens, ranges = kernels.tiles(most, heads, cache)
+        kernel = kernels.Attention(home.rows, heads, cache, scale, form, tokens, ranges)
+        named: dict[str, Any] = dict(zip(("k_scale", "v_scale"), given, strict=False))
+        reads = {"q": q, "k": self._cached(k), "v": self._cached(v)}
+        length = self._count(k.type.shape[0])
+        if ranges == 1:
+            self._rowwise(node, kernel, **named, **reads, length=length)
+            return
+        sums = self._buffer(home.count, ranges * heads * kernel.sums)
+        self._call(kernel, home.count, **named, **reads, length=length, out=sums)
+        named = {"v_scale": given[1]} if form == kernels.CHANNEL else {}
+        self._rowwise(node, kernels.Combine(kernel), **named, sums=sums, length=length)
 
     def _shape(self, cache: ir.Value) -> Cache:
         return self._shapes[self._caches[cache]]

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from arkinfer.limits import LARGEST_DIM, count, parse_json
+from arkinfer_tvm.storage import ORDERS, STORED, Cache
 
 INTERFACE = 2
 """Raised when programs or the launcher change so that an older executor cannot run them."""
@@ -63,16 +64,6 @@ class Operand:
 
     kind: Kind
     key: int | str
-
-
-@dataclass(frozen=True)
-class Cache:
-    """The keys or values of a layer, [capacity, heads, size] of "float32" or "int8"; or the scales
-    of these, one a token and head: [capacity, heads, 1] of "float32"."""
-
-    heads: int
-    size: int
-    dtype: str
 
 
 @dataclass(frozen=True)
@@ -143,7 +134,8 @@ class Program:
                 for name, arguments, jobs, meet in facts["calls"]
             ),
             caches=tuple(
-                Cache(count(c["heads"]), count(c["size"]), c["dtype"]) for c in facts["caches"]
+                Cache(count(c["heads"]), count(c["size"]), c["dtype"], c["order"])
+                for c in facts["caches"]
             ),
             scratch=facts["scratch"],
             own=facts["own"],
@@ -173,13 +165,16 @@ class Program:
                 raise ValueError(f"the call of {call.kernel} has an operand that is not there")
             if len(call.operands) > MOST_OPERANDS:
                 raise ValueError(f"the call of {call.kernel} has {len(call.operands)} operands")
-        if any(cache.dtype not in ("float32", "int8") for cache in self.caches):
-            raise ValueError("a cache is of an unknown type")
+        if any(c.dtype not in STORED or c.order not in ORDERS for c in self.caches):
+            raise ValueError("a cache is of an unknown type or order")
 
 
 @dataclass(frozen=True)
 class Seen:
     """Where a value of the IR can be seen: rows of an array, from the end of a call on.
+
+    Of a cache all rows are seen, as `storage.Cache.read` gives them: stride, offset and dtype say
+    nothing there.
 
     Attributes:
         value: its name in the section's `module.ir`.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class TvmState:
-    """One sequence: its caches, [capacity, kv heads, head size] each, and its length."""
+    """One sequence: its caches, as `storage` says how they lie, and its length."""
 
     def __init__(
         self,

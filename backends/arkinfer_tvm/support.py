@@ -14,9 +14,6 @@ from arkinfer_tvm.cpu import ISAS
 DENSE = ("f32", "bf16", "f16")
 """Dtypes of dense weights, all computed in float32."""
 
-CACHES = ("f32", "i8")
-"""Dtypes of caches."""
-
 DEQUANTIZING = "weights are dequantized to float32 in the kernel, without integer dot products"
 STRADDLING = ", and codes that lie in two bytes are gathered"
 

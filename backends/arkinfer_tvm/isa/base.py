@@ -22,6 +22,12 @@ tirx: Any = _tirx
 
 LANES = 16
 
+EXP2 = (1.00000007, 0.693146967, 0.240221197, 0.0555071327, 0.00967554133, 0.00132764719)
+"""2^x for x in [-1/2, 1/2] with a relative error below 8e-8; terms from a weighted fit."""
+
+EXP2_SHORT = (0.999928074, 0.693260986, 0.242611122, 0.055171668)
+"""The same, below 8e-5: a fiftieth of what bfloat16 rounds."""
+
 
 class Isa(ABC):
     """An instruction set.
@@ -34,6 +40,8 @@ class Isa(ABC):
         width: bytes of a vector register.
         registers: how many of them there are.
         most_code: the largest code that `dot` multiplies without losing a bit.
+        paired: whether `pair_dot` is one instruction.
+        code: LLVM assembly of functions that are called by name, for what TVM has no type for.
     """
 
     name: ClassVar[str]
@@ -43,6 +51,8 @@ class Isa(ABC):
     width: ClassVar[int]
     registers: ClassVar[int]
     most_code: ClassVar[int]
+    paired: ClassVar[bool] = False
+    code: ClassVar[str] = ""
 
     @property
     def target(self) -> dict[str, Any]:
@@ -92,6 +102,45 @@ class Isa(ABC):
         total = build.Bind(self.fma(a, b, total))
         a, b = (build.reinterpret("float32x16", x & high) for x in (pairs, factors))
         return self.fma(a, b, total)
+
+    def bfloat(self, value: Expr, lanes: int = LANES) -> Expr:
+        """uint16: finite float32 numbers rounded to bfloat16, ties to even."""
+
+        def u32(number: int) -> Expr:
+            return _number(number, "uint32", lanes)
+
+        suffix = "" if lanes == 1 else f"x{lanes}"
+        bits = build.Bind(build.reinterpret(f"uint32{suffix}", value))
+        rounded = bits + u32(0x7FFF) + ((bits >> u32(16)) & u32(1))
+        return build.cast(rounded >> u32(16), f"uint16{suffix}")
+
+    def exp2(self, x: Expr, terms: tuple[float, ...] = EXP2, lanes: int = LANES) -> Expr:
+        """2^x in float32 for x up to 127; what lies below 2^-126 is about 0.
+
+        Args:
+            x: float32.
+            terms: of a polynomial for [-1/2, 1/2].
+            lanes: of x.
+        """
+        suffix = "" if lanes == 1 else f"x{lanes}"
+        x = build.Bind(build.max(x, _number(-126.0, "float32", lanes)))
+        whole = build.Bind(build.nearbyint(x))
+        value = build.Bind(self._polynomial(x - whole, terms, lanes))
+        exponent = build.cast(whole, f"int32{suffix}") << _number(23, "int32", lanes)
+        bits = build.reinterpret(f"int32{suffix}", value) + exponent
+        return build.Bind(build.reinterpret(f"float32{suffix}", bits))
+
+    def _polynomial(self, x: Expr, terms: tuple[float, ...], lanes: int) -> Expr:
+        x = build.Bind(x)
+        value = _number(terms[-1], "float32", lanes)
+        for term in terms[-2::-1]:
+            value = self.fma(value, x, _number(term, "float32", lanes), lanes)
+        return value
+
+
+def _number(value: float, dtype: str, lanes: int) -> Expr:
+    number = tirx.const(value, dtype)
+    return number if lanes == 1 else tirx.Broadcast(number, lanes)
 
 
 def by_register(isa: Isa, intrinsic: Callable[..., Expr], *operands: Expr) -> Expr:

@@ -1,7 +1,13 @@
-"""Kernels of the key-value cache: append, and attention over it.
+"""Softmax attention over a cache: decoding, short steps and prefill from one form.
 
-A cache is [capacity, kv heads, head size], one token after the other: float32, or int8 with
-float32 scales: one for each (kv head, place), or one for each (token, kv head), kept beside it.
+A job is a tile of query vectors of one kv head, and a range of the keys. Its query vectors share
+each word that is read of the cache: it goes over the keys block by block, and for a group of up to
+8 query vectors it computes the scores of a block, turns them into weights relative to the greatest
+score so far, and adds the weighted values, all in registers but for the sums.
+
+Where there are several ranges, each gives sums that are not divided yet, and `Combine` joins them.
+Ranges depend on the number of keys only, so that results do not depend on the number of threads.
+Softmax in one pass: Milakov and Gimelshein 2018, algorithm 3; ranges: Dao et al. 2023.
 """
 
 from __future__ import annotations
@@ -13,210 +19,202 @@ from typing import ClassVar
 from tvm.script.ir_builder import tirx as build
 
 from arkinfer_tvm.isa import Isa
+from arkinfer_tvm.kernels.attention_tile import CHANNEL, HEAD, MASKED, Tile, divide
 from arkinfer_tvm.kernels.common import (
-    Buffer,
     Expr,
     Kernel,
-    RowKernel,
     Strided,
     accumulator,
     bind,
     constant,
-    exponential,
-    horizontal_max,
-    horizontal_sum,
     i64,
     jobs,
-    kind,
-    lanes_of,
     load,
     loop,
     spread,
     store,
 )
+from arkinfer_tvm.kernels.reading import VECTOR, WORD
 from arkinfer_tvm.program import Dimension
+from arkinfer_tvm.storage import BLOCK, Cache
 
-BLOCK = 16
-"""Tokens whose scores are turned into weights at a time."""
-_MASKED = -1e30
-_LEAST_SCALE = 2.0**-126
-"""The least number that float32 has in full, as `cache.append` says."""
-
-CHANNEL, TOKEN = "channel", "token"
-"""What int8 caches have a scale for."""
-
-
-@dataclass(frozen=True)
-class Append(RowKernel):
-    """cache[start + t] = rows[t]; int8: round(rows[t] / scale), cut off."""
-
-    family: ClassVar[str] = "append"
-    rows: Strided
-    cache: str
-
-    def parameters(self) -> dict[str, str]:
-        kinds = {"rows": "float32", "cache": self.cache}
-        if self.cache == "int8":
-            kinds["scale"] = "float32"
-        return {**kinds, "start": "int64"}
-
-    def row(self, isa: Isa, p: SimpleNamespace, t: Expr) -> None:
-        width, lanes = self.rows.width, self.rows.lanes
-        start = bind(load(p.start, 0))
-        with loop(width // lanes) as i:
-            at = bind(i * i64(lanes))
-            value = load(p.rows, self.rows.at(t, at), lanes)
-            if self.cache == "int8":
-                value = _codes(value, load(p.scale, at, lanes), lanes)
-            store(p.cache, (start + t) * i64(width) + at, value, lanes)
-
-
-@dataclass(frozen=True)
-class AppendScaled(RowKernel):
-    """cache[start + t] = round(rows[t] / scale), where scales[start + t] = max|rows[t]| / 127, head
-    by head."""
-
-    family: ClassVar[str] = "append_scaled"
-    rows: Strided
-    heads: int
-
-    def parameters(self) -> dict[str, str]:
-        kinds = {"rows": "float32", "cache": "int8", "scales": "float32"}
-        return {**kinds, "start": "int64"}
-
-    def row(self, isa: Isa, p: SimpleNamespace, t: Expr) -> None:
-        size = self.rows.width // self.heads
-        lanes = lanes_of(size, self.rows.stride, self.rows.offset)
-        start = bind(load(p.start, 0))
-        with loop(self.heads) as head:
-            first = bind(head * i64(size))
-            greatest = accumulator(lanes)
-            with loop(size // lanes) as i:
-                value = bind(load(p.rows, self.rows.at(t, first + i * i64(lanes)), lanes))
-                magnitude = build.max(value, constant(0.0, lanes) - value)
-                store(greatest, 0, build.max(load(greatest, 0, lanes), magnitude), lanes)
-            most = horizontal_max(load(greatest, 0, lanes), lanes)
-            scale = bind(build.max(most / constant(127.0), constant(_LEAST_SCALE)))
-            store(p.scales, (start + t) * i64(self.heads) + head, scale)
-            with loop(size // lanes) as i:
-                at = bind(first + i * i64(lanes))
-                value = load(p.rows, self.rows.at(t, at), lanes)
-                codes = _codes(value, spread(scale, lanes), lanes)
-                store(p.cache, (start + t) * i64(self.rows.width) + at, codes, lanes)
-
-
-def _codes(value: Expr, scale: Expr, lanes: int) -> Expr:
-    """int8: round(value / scale), ties to even, cut off."""
-    value = build.nearbyint(value / scale)
-    value = build.max(value, constant(-128.0, lanes))
-    value = build.min(value, constant(127.0, lanes))
-    return build.cast(build.cast(value, kind("int32", lanes)), kind("int8", lanes))
+GROUP = 8
+"""The most query vectors that share a word in registers."""
+_JOBS = 32
+"""Of attention when decoding: enough that threads end at about the same time."""
+_LEAST = 4
+"""Blocks of a range: a shorter one costs more to join than it saves."""
+_ROWS = 32
+"""Query vectors of a tile."""
+_SHORT_RANGES = 8
+"""Of the keys in short steps."""
 
 
 @dataclass(frozen=True)
 class Attention(Kernel):
-    """Causal softmax attention of the last `count` of `length` tokens, one (token, head) at a time.
+    """Causal softmax attention of the last `count` of `length` tokens.
 
-    Softmax in one pass with a running maximum. Source: Milakov and Gimelshein 2018, algorithm 3.
+    Attributes:
+        q: rows of all query heads of a token.
+        heads: query heads.
+        cache: the keys' cache; the values' is of the same form.
+        scale: of the scores.
+        scales: CHANNEL or TOKEN of int8 caches; "" for others.
+        tokens: of a tile.
+        ranges: of the keys; 1: the result is written, else it is sums for `Combine`,
+            [ranges, count, heads, HEAD + padded].
+        tree: of the step's own tokens each sees those whose bits are set in `ancestors` (uint64
+            [count], itself included) instead of all up to itself; at most 64 tokens.
     """
 
     family: ClassVar[str] = "attention"
     q: Strided
     heads: int
-    kv_heads: int
-    size: int
+    cache: Cache
     scale: float
     scales: str = ""
-    """CHANNEL or TOKEN of int8 caches; "": caches are float32."""
+    tokens: int = 1
+    ranges: int = 1
+    tree: bool = False
 
     def parameters(self) -> dict[str, str]:
-        cache = "int8" if self.scales else "float32"
-        kinds = {"q": "float32", "k": cache, "v": cache}
+        word = WORD[self.cache.dtype]
+        kinds = {"q": "float32", "k": word, "v": word}
         if self.scales:
             kinds |= {"k_scale": "float32", "v_scale": "float32"}
+        if self.tree:
+            kinds["ancestors"] = "uint64"
         return {**kinds, "out": "float32", "length": "int64", "count": "int64"}
 
     def jobs(self, rows: Dimension) -> Dimension:
-        return rows.times(self.heads)
+        return rows.tiles(self.tokens).times(self.cache.heads * self.ranges)
+
+    # --- sizes ---
+
+    @property
+    def shared(self) -> int:
+        """Query heads of a kv head."""
+        return self.heads // self.cache.heads
+
+    @property
+    def values(self) -> Cache:
+        return Cache(self.cache.heads, self.cache.size, self.cache.dtype, "values")
+
+    @property
+    def sums(self) -> int:
+        """Floats that a range gives for each (token, head)."""
+        return HEAD + self.values.padded
+
+    @property
+    def group(self) -> int:
+        """Query vectors of a group: as even as can be, at most 8."""
+        rows = self.tokens * self.shared
+        return -(-rows // -(-rows // GROUP))
+
+    @property
+    def groups(self) -> int:
+        return -(-self.tokens * self.shared // self.group)
+
+    @property
+    def dims(self) -> int:
+        """Floats of a query vector."""
+        return -(-self.cache.size // VECTOR) * VECTOR
+
+    @property
+    def places(self) -> dict[str, int]:
+        """Where things are in a thread's own memory, in words, and after all of them "end"."""
+        rows = self.groups * self.group
+        sizes = {
+            "query": rows * self.dims,
+            "sums": rows * self.values.padded,
+            "totals": rows * VECTOR,
+            "greatest": self.groups * VECTOR,
+            "scores": self.group * BLOCK,
+            "weights": self.group * BLOCK,
+            "fresh": VECTOR,
+            "fade": VECTOR,
+            "row": self.dims,
+        }
+        places, at = {}, 0
+        for name, size in sizes.items():
+            places[name] = at
+            at += -(-size // VECTOR) * VECTOR
+        return {**places, "end": at}
+
+    @property
+    def own(self) -> int:
+        return self.places["end"] * 4
+
+    # --- code ---
 
     def emit(self, isa: Isa, p: SimpleNamespace, first: Expr, last: Expr) -> None:
         count, length = bind(load(p.count, 0)), bind(load(p.length, 0))
-        heads = i64(self.heads)
-        with jobs(first, last) as item:
-            t, head = bind(item // heads), bind(item % heads)
-            kv_head = bind(head // i64(self.heads // self.kv_heads))
-            seen = bind(length - count + t + i64(1))
-            self._attend(p, t, head, kv_head, seen)
+        tiles = bind((count + i64(self.tokens - 1)) // i64(self.tokens))
+        per, _ = _ranges(length, self.ranges)
+        with jobs(first, last) as job:
+            tile = bind(job % tiles)
+            head = bind((job // tiles) % i64(self.cache.heads))
+            part = bind(job // (tiles * i64(self.cache.heads)))
+            Tile(self, isa, p, count, length, tile, head, part, per).run()
 
-    @property
-    def _lanes(self) -> int:
-        return lanes_of(self.size, self.q.stride, self.q.offset)
 
-    def _cached(self, cache: Buffer, token: Expr, kv_head: Expr, column: int) -> Expr:
-        """What a cache holds from a column on, as float32 (codes, where it is int8)."""
-        at = (token * i64(self.kv_heads) + kv_head) * i64(self.size) + i64(column)
-        value = load(cache, at, self._lanes)
-        if not self.scales:
-            return value
-        code = build.cast(value, kind("int32", self._lanes))
-        return build.cast(code, kind("float32", self._lanes))
+def tiles(most: int, heads: int, cache: Cache) -> tuple[int, int]:
+    """Tokens of a tile, and ranges of keys, for steps of up to `most` tokens.
 
-    def _channel_scaled(self, value: Expr, scales: Buffer, kv_head: Expr, column: int) -> Expr:
-        """Scales per channel of K go into the query, those of V into the result: once a token."""
-        at = kv_head * i64(self.size) + i64(column)
-        return value * load(scales, at, self._lanes)
+    Ranges where there are too few tiles for many threads; tiles that share what is read of the
+    cache, and whose queries and sums stay near the processor.
+    """
+    if most == 1:
+        return 1, max(1, _JOBS // cache.heads)
+    shared = heads // cache.heads
+    tokens = max(1, min(most, _ROWS // shared))
+    return tokens, _SHORT_RANGES if most <= BLOCK else 1
 
-    def _token_scale(self, scales: Buffer, token: Expr, kv_head: Expr) -> Expr:
-        return load(scales, token * i64(self.kv_heads) + kv_head)
 
-    def _attend(self, p: SimpleNamespace, t: Expr, head: Expr, kv_head: Expr, seen: Expr) -> None:
-        lanes = self._lanes
-        columns = range(0, self.size, lanes)
-        query = [load(p.q, self.q.at(t, head * i64(self.size) + i64(c)), lanes) for c in columns]
-        if self.scales == CHANNEL:
-            scaled = zip(query, columns, strict=True)
-            query = [self._channel_scaled(part, p.k_scale, kv_head, c) for part, c in scaled]
-        query = [bind(part) for part in query]
-        mixed = [accumulator(lanes) for _ in columns]
-        greatest, total = accumulator(1, _MASKED), accumulator(1)
-        with loop((seen + i64(BLOCK - 1)) // i64(BLOCK)) as block:
-            first = bind(block * i64(BLOCK))
-            inside = bind(build.min(seen - first, i64(BLOCK)))
-            weights = accumulator(BLOCK, _MASKED)
-            with loop(inside) as j:
-                score = query[0] * self._cached(p.k, first + j, kv_head, 0)
-                for c, part in zip(columns[1:], query[1:], strict=True):
-                    score = score + part * self._cached(p.k, first + j, kv_head, c)
-                score = horizontal_sum(score, lanes) * constant(self.scale)
-                if self.scales == TOKEN:
-                    score = score * self._token_scale(p.k_scale, first + j, kv_head)
-                store(weights, j, score)
-            self._weigh(weights, greatest, total, mixed)
-            with loop(inside) as j:
-                weight = load(weights, j)
-                if self.scales == TOKEN:
-                    weight = weight * self._token_scale(p.v_scale, first + j, kv_head)
-                weight = bind(weight)
-                for c, part in zip(columns, mixed, strict=True):
-                    value = self._cached(p.v, first + j, kv_head, c)
-                    store(part, 0, load(part, 0, lanes) + value * spread(weight, lanes), lanes)
-        out = bind((t * i64(self.heads) + head) * i64(self.size))
-        share = bind(constant(1.0) / load(total, 0))
-        for c, part in zip(columns, mixed, strict=True):
-            value = load(part, 0, lanes) * spread(share, lanes)
-            if self.scales == CHANNEL:
-                value = self._channel_scaled(value, p.v_scale, kv_head, c)
-            store(p.out, out + i64(c), value, lanes)
+@dataclass(frozen=True)
+class Combine(Kernel):
+    """The result of attention whose keys were split into ranges: a job is a (token, head)."""
 
-    def _weigh(self, weights: Buffer, greatest: Buffer, total: Buffer, mixed: list[Buffer]) -> None:
-        """Scores of a block become weights relative to the maximum so far; sums follow it."""
-        lanes = self._lanes
-        scores = bind(load(weights, 0, BLOCK))
-        maximum = bind(build.max(load(greatest, 0), horizontal_max(scores, BLOCK)))
-        fade = exponential(load(greatest, 0) - maximum)
-        fresh = exponential(scores - spread(maximum, BLOCK), BLOCK)
-        store(weights, 0, fresh, BLOCK)
-        store(total, 0, load(total, 0) * fade + horizontal_sum(fresh, BLOCK))
-        store(greatest, 0, maximum)
-        for part in mixed:
-            store(part, 0, load(part, 0, lanes) * spread(fade, lanes), lanes)
+    family: ClassVar[str] = "combine"
+    attention: Attention
+
+    def parameters(self) -> dict[str, str]:
+        kinds = {"sums": "float32", "length": "int64", "count": "int64"}
+        if self.attention.scales == CHANNEL:
+            kinds["v_scale"] = "float32"
+        return {**kinds, "out": "float32"}
+
+    def jobs(self, rows: Dimension) -> Dimension:
+        return rows.times(self.attention.heads)
+
+    def emit(self, isa: Isa, p: SimpleNamespace, first: Expr, last: Expr) -> None:
+        kernel = self.attention
+        stride = i64(HEAD + kernel.values.padded)
+        per_range = bind(load(p.count, 0) * i64(kernel.heads) * stride)
+        _, used = _ranges(load(p.length, 0), kernel.ranges)
+        with jobs(first, last) as job:
+            at = bind(job * stride)
+            greatest, total = accumulator(1, MASKED), accumulator(1)
+            mixed = build.alloc_buffer((kernel.values.padded,), "float32")
+            columns = range(0, kernel.values.padded, VECTOR)
+            for c in columns:
+                store(mixed, c, constant(0.0, VECTOR), VECTOR)
+            with loop(used) as i:
+                found = load(p.sums, at + i * per_range)
+                store(greatest, 0, build.max(load(greatest, 0), found))
+            with loop(used) as i:
+                start = bind(at + i * per_range)
+                weight = isa.exp2(load(p.sums, start) - load(greatest, 0), lanes=1)
+                store(total, 0, load(total, 0) + weight * load(p.sums, start + i64(1)))
+                for c in columns:
+                    value = load(p.sums, start + i64(HEAD + c), VECTOR)
+                    value = isa.fma(value, spread(weight, VECTOR), load(mixed, c, VECTOR))
+                    store(mixed, c, value, VECTOR)
+            divide(kernel, p, job, mixed, i64(0), load(total, 0))
+
+
+def _ranges(length: Expr, count: int) -> tuple[Expr, Expr]:
+    """Blocks of a range of `length` keys, and how many ranges have any."""
+    blocks = bind((length + i64(BLOCK - 1)) // i64(BLOCK))
+    per = bind(build.max((blocks + i64(count - 1)) // i64(count), i64(_LEAST)))
+    return per, bind((blocks + per - i64(1)) // per)

@@ -13,6 +13,7 @@ whatever the registers' width: LLVM splits them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar, TypeAlias
@@ -94,7 +95,8 @@ class Kernel(ABC):
                     n: build.decl_buffer((_UNBOUNDED,), kind, data=handles[n])
                     for n, kind in kinds.items()
                 }
-                self.emit(isa, SimpleNamespace(**buffers), first, last)
+                with build.attr(0, "pragma_import_llvm", isa.code) if isa.code else nullcontext():
+                    self.emit(isa, SimpleNamespace(**buffers), first, last)
             return builder.get()
 
 
@@ -150,6 +152,13 @@ def load(buffer: Buffer, index: Expr, lanes: int = 1, stride: int = 1) -> Expr:
 
 def store(buffer: Buffer, index: Expr, value: Expr, lanes: int = 1) -> None:
     build.buffer_store(buffer, value, [at(index, lanes)])
+
+
+def prefetch(buffer: Buffer, index: Expr) -> None:
+    """Asks for the line of an element, to where it can wait a while: the second cache."""
+    hints = (tirx.const(hint, "int32") for hint in (0, 2, 1))  # to read, level, data
+    address = build.address_of(buffer[index])
+    build.evaluate(build.call_llvm_intrin("void", "llvm.prefetch.p0", address, *hints))
 
 
 def bind(value: Expr) -> Expr:

@@ -1,4 +1,4 @@
-"""Kernels that treat every row alone: norm, rotation, activation, addition, selection."""
+"""Kernels that treat every row alone: norm, activation, addition, selection."""
 
 from __future__ import annotations
 
@@ -58,40 +58,6 @@ class RMSNorm(RowKernel):
             x = load(p.x, self.x.at(t, at), lanes) * spread(factor, lanes)
             weight = widen(load(p.weight, at, lanes), self.weight, lanes)
             store(p.out, t * i64(width) + at, x * weight, lanes)
-
-
-@dataclass(frozen=True)
-class Rope(RowKernel):
-    """Turns the pairs (i, i + D/2) of every head by positions[t] * frequency[i]."""
-
-    family: ClassVar[str] = "rope"
-    x: Strided
-    heads: int
-    size: int
-    factor: float
-
-    def parameters(self) -> dict[str, str]:
-        return {
-            "x": "float32",
-            "positions": "int64",
-            "frequency": "float32",
-            "out": "float32",
-        }
-
-    def row(self, isa: Isa, p: SimpleNamespace, t: Expr) -> None:
-        half = self.size // 2
-        position = bind(build.cast(load(p.positions, t), "float32"))
-        with loop(half) as i:
-            angle = bind(position * load(p.frequency, i))
-            cos = bind(build.cos(angle) * constant(self.factor))
-            sin = bind(build.sin(angle) * constant(self.factor))
-            with loop(self.heads) as head:
-                at = bind(head * i64(self.size) + i)
-                a = bind(load(p.x, self.x.at(t, at)))
-                b = bind(load(p.x, self.x.at(t, at + i64(half))))
-                out = bind(t * i64(self.x.width) + at)
-                store(p.out, out, a * cos - b * sin)
-                store(p.out, out + i64(half), b * cos + a * sin)
 
 
 @dataclass(frozen=True)

@@ -123,8 +123,8 @@ def sliced(op: str) -> Build:
         if op == "tensor.take":
             return d.add(op, part, d.tensor("rows", "R", dtype="i64"))
         if op == "cache.append":
-            fresh = d.add(op, d.cache("c", 3, 6), part)
-            return d.add("attn.dense", part, fresh, fresh, scale=1.0)
+            k, v = (d.add(op, d.cache(name, 3, 6), part) for name in ("kc", "vc"))
+            return d.add("attn.dense", part, k, v, scale=1.0)
         if op == "nn.add":
             return d.add(op, part, part, scale=-0.5)
         flat = d.add("tensor.reshape", part, shape=(dim("T"), 18))
@@ -291,16 +291,29 @@ class CaseStore:
 
 
 def draw(function: ir.Function, symbols: dict[str, int], seed: int) -> dict[str, Array]:
-    """Inputs in aligned memory; caches have room for the tokens to come."""
+    """Inputs in aligned memory."""
     rng = np.random.default_rng(seed)
     drawn = ir.random_inputs(function, symbols, rng, high=min(9, symbols["T"]))
     given: dict[str, Array] = {}
     for value in function.inputs:
         array = drawn[value.name]
-        room = symbols["T"] if isinstance(value.type, CacheType) else 0
-        given[value.name] = aligned((len(array) + room, *array.shape[1:]), array.dtype)
-        given[value.name][: len(array)] = array
+        given[value.name] = aligned(array.shape, array.dtype)
+        given[value.name][...] = array
     return given
+
+
+def stored(
+    function: ir.Function, program: Program, given: dict[str, Array], tokens: int
+) -> list[Array]:
+    """The caches among the inputs as kernels take them, with room for so many tokens."""
+    values = [v for v in function.inputs if isinstance(v.type, CacheType)]
+    caches: list[Array] = []
+    for value, form in zip(values, program.caches, strict=True):
+        memory = aligned((form.bytes(tokens),), np.uint8)
+        memory[...] = 0xFF  # not a number
+        form.write(memory, np.arange(len(given[value.name])), given[value.name])
+        caches.append(memory)
+    return caches
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -309,18 +322,17 @@ def test_op(bench: Bench, name: str, count: int) -> None:
     function, program = bench.functions[name], bench.programs[name]
     symbols = {**SYMBOLS, "T": count}
     given = draw(function, symbols, count)
-    caches = {v.name: given[v.name] for v in function.inputs if isinstance(v.type, CacheType)}
-    before = {n: a[: symbols["S"]].copy() if n in caches else a.copy() for n, a in given.items()}
-    expected = ir.run_function(function, before, bench.store)
+    caches = stored(function, program, given, symbols["S"] + count)
+    expected = ir.run_function(function, given, bench.store)
     out = aligned(expected["out"].shape, expected["out"].dtype)
     out.view(np.uint8)[...] = 0xFF  # not a number
     bound = Bound(program, bench.library, bench.store.tensors)
-    ports = [("out", out), *((n, a) for n, a in given.items() if n not in caches)]
-    bound.run(bound.arguments(list(caches.values())), symbols, ports)
+    ports = [("out", out), *given.items()]
+    bound.run(bound.arguments(caches), symbols, ports)
     assert close(out, expected["out"])
     grown = [v for n, v in expected.items() if n != "out"]
-    for cache, wanted in zip(caches.values(), grown, strict=False):
-        np.testing.assert_array_equal(cache[: len(wanted)], wanted)
+    for form, cache, wanted in zip(program.caches, caches, grown, strict=True):
+        np.testing.assert_array_equal(form.read(cache, np.arange(len(wanted))), wanted)
 
 
 def test_rows_of_zeros_and_of_tiny_and_huge_numbers(bench: Bench) -> None:
@@ -330,19 +342,19 @@ def test_rows_of_zeros_and_of_tiny_and_huge_numbers(bench: Bench) -> None:
     symbols = {**SYMBOLS, "T": 5}
     given = draw(function, symbols, 7)
     for cache in ("kc", "kc.scale", "vc", "vc.scale"):
-        given[cache][: symbols["S"]] = 1
+        given[cache][...] = 1
     sizes = np.array([0, 1e-44, 1e-38, 1e-20, 1e18], np.float32)
     for rows in ("k", "v"):
         given[rows][...] = np.sign(given[rows]) * sizes[:, None, None]
-    caches = [given[v.name] for v in function.inputs if isinstance(v.type, CacheType)]
-    before = {n: a[: symbols["S"]] if n[1:2] == "c" else a for n, a in given.items()}
-    expected = ir.run_function(function, before, bench.store)
+    caches = stored(function, program, given, symbols["S"] + 5)
+    expected = ir.run_function(function, given, bench.store)
     out = aligned(expected["out"].shape, np.float32)
-    ports = [("out", out), *((n, a) for n, a in given.items() if n[1:2] != "c")]
+    ports = [("out", out), *given.items()]
     bound = Bound(program, bench.library, bench.store.tensors)
     bound.run(bound.arguments(caches), symbols, ports)
-    for cache, wanted in zip(caches, list(expected.values())[1:], strict=True):
-        np.testing.assert_array_equal(cache[: len(wanted)], wanted)
+    grown = list(expected.values())[1:]
+    for form, cache, wanted in zip(program.caches, caches, grown, strict=True):
+        np.testing.assert_array_equal(form.read(cache, np.arange(len(wanted))), wanted)
     assert np.isfinite(out).all()
     assert close(out, expected["out"])
 
