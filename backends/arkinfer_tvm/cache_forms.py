@@ -41,9 +41,9 @@ def _orders(function: ir.Function) -> dict[ir.Value, Order]:
             orders.update((origin[scales], "scales") for scales in taken[1:])
         elif node.op == "attn.dense":
             _, keys, values, *scales = node.values
-            read: list[tuple[Order, ir.Value]] = [("keys", keys), ("values", values)]
-            read += [("scales", value) for value in scales]
-            for order, value in read:
+            others: list[Order] = ["scales"] * len(scales)
+            names: list[Order] = ["keys", "values", *others]
+            for order, value in zip(names, (keys, values, *scales), strict=True):
                 if orders.setdefault(origin[value], order) != order:
                     raise UnsupportedError(
                         f"{node.op} at {node.loc} reads a cache as {order}",

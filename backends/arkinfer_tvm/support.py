@@ -9,6 +9,7 @@ from arkinfer.backend.contract import Support
 from arkinfer.ir.ops.attention import SCALES
 from arkinfer.packing import Scheme
 from arkinfer.targets import Target
+from arkinfer_tvm.cache_forms import CACHES
 from arkinfer_tvm.cpu import ISAS
 
 DENSE = ("f32", "bf16", "f16")

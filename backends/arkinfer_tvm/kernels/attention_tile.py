@@ -229,13 +229,13 @@ class Tile:
     def _mask(self, group: Expr, before: Expr) -> None:
         """Scores of keys that a token does not see become so low that their weight is 0."""
         old = bind(build.cast(self.old - before, "int32"))
-        for j in range(self.kernel.group):
+        with loop(self.kernel.group) as j:
             row = build.min(self._row(group, j), self.rows - i64(1))
             token = bind(self.token + row // i64(self.kernel.shared))
             seen = bind(old + build.cast(token, "int32") + tirx.const(1, "int32"))
             ancestors = bind(load(self.p.ancestors, token)) if self.kernel.tree else None
             for c in range(BLOCK // VECTOR):
-                at = self.at["scores"] + i64(j * BLOCK + c * VECTOR)
+                at = self.at["scores"] + j * i64(BLOCK) + i64(c * VECTOR)
                 lane = tirx.Ramp(tirx.const(c * VECTOR, "int32"), 1, VECTOR)
                 if ancestors is None:
                     allowed = lane < spread(seen, VECTOR)
@@ -248,44 +248,35 @@ class Tile:
     def _weigh(self, base: Expr, group: Expr) -> None:
         """Scores become weights relative to the greatest so far, and older sums fade."""
         kernel, isa, vectors = self.kernel, self.isa, range(BLOCK // VECTOR)
-        scales = None
-        if kernel.scales == TOKEN:
-            scales = base * i64(BLOCK)
-        greatest = self.at["greatest"] + group * i64(VECTOR)
-        for j in range(kernel.group):
-            at = self.at["scores"] + i64(j * BLOCK)
+        greatest = bind(self.at["greatest"] + group * i64(VECTOR))
+        with loop(kernel.group) as j:
+            at = bind(self.at["scores"] + j * i64(BLOCK))
             scores = [bind(load(self.f32, at + i64(c * VECTOR), VECTOR)) for c in vectors]
-            most = bind(horizontal_max(_tree(build.max, scores), VECTOR))
-            store(
-                self.f32,
-                self.at["fresh"] + i64(j),
-                build.max(most, load(self.f32, greatest + i64(j))),
-            )
+            most = bind(horizontal_max(_in_pairs(build.max, scores), VECTOR))
+            fresh = build.max(most, load(self.f32, greatest + j))
+            store(self.f32, self.at["fresh"] + j, fresh)
         fresh = bind(load(self.f32, self.at["fresh"], VECTOR))
         fade = isa.exp2(load(self.f32, greatest, VECTOR) - fresh)
         store(self.f32, self.at["fade"], fade, VECTOR)
         store(self.f32, greatest, fresh, VECTOR)
-        for j in range(kernel.group):
-            at = self.at["scores"] + i64(j * BLOCK)
-            most = bind(spread(load(self.f32, self.at["fresh"] + i64(j)), VECTOR))
-            weights = []
+        with loop(kernel.group) as j:
+            at = bind(self.at["scores"] + j * i64(BLOCK))
+            most = bind(spread(load(self.f32, self.at["fresh"] + j), VECTOR))
+            weights: list[Expr] = []
             for c in vectors:
                 score = load(self.f32, at + i64(c * VECTOR), VECTOR)
                 weights.append(isa.exp2(score - most, self.reading.exp2))
-            total = self.at["totals"] + self._row(group, j) * i64(VECTOR)
-            faded = bind(spread(load(self.f32, self.at["fade"] + i64(j)), VECTOR))
-            store(
-                self.f32,
-                total,
-                isa.fma(load(self.f32, total, VECTOR), faded, _tree(_add, weights)),
-                VECTOR,
-            )
-            for c in vectors:
-                value = weights[c]
-                if scales is not None:
-                    value = value * load(self.p.v_scale, scales + i64(c * VECTOR), VECTOR)
-                place = i64(j * BLOCK + c * VECTOR // self.reading.packed)
-                self._keep(self.at["weights"] + place, value)
+            total = bind(self.at["totals"] + self._row(group, j) * i64(VECTOR))
+            faded = bind(spread(load(self.f32, self.at["fade"] + j), VECTOR))
+            added = _in_pairs(lambda a, b: a + b, weights)
+            added = isa.fma(load(self.f32, total, VECTOR), faded, added)
+            store(self.f32, total, added, VECTOR)
+            for c, weight in enumerate(weights):
+                if kernel.scales == TOKEN:
+                    scale = load(self.p.v_scale, base * i64(BLOCK) + i64(c * VECTOR), VECTOR)
+                    weight = weight * scale
+                place = j * i64(BLOCK) + i64(c * VECTOR // self.reading.packed)
+                self._keep(self.at["weights"] + place, weight)
 
     def _mix(self, base: Expr, group: Expr, most: Expr) -> None:
         """sums = sums * fade + weights x values."""
@@ -373,11 +364,7 @@ def _in_tree(lane: Expr, old: Expr, ancestors: Expr) -> Expr:
     return tirx.Or(fresh < constant(0, VECTOR, "int32"), tirx.And(seen, inside))
 
 
-def _add(a: Expr, b: Expr) -> Expr:
-    return a + b
-
-
-def _tree(combine: Callable[[Expr, Expr], Expr], values: list[Expr]) -> Expr:
-    """Four values combined in pairs."""
+def _in_pairs(combine: Callable[[Expr, Expr], Expr], values: list[Expr]) -> Expr:
+    """Four values, combined in pairs."""
     first, second, third, fourth = values
     return combine(combine(first, second), combine(third, fourth))

@@ -28,7 +28,7 @@ MACHINE = {"x86_64": 62, "aarch64": 183}
 NAMES: dict[kernels.Kernel, str] = {
     kernels.Range(): "range",
     kernels.RMSNorm(kernels.Strided(64, 64), "f32", 1e-5): "rms_norm",
-    kernels.Rope(kernels.Strided(64, 64), 4, 16, 1.0): "rope",
+    kernels.Angles(8, 1.0): "angles",
 }
 CPU = load_target("cpu")
 LEAST = {arch: next(iter(isas)) for arch, isas in ISAS.items()}
