@@ -26,6 +26,7 @@ from arkinfer_tvm.build import compile_kernels
 from arkinfer_tvm.compiler import TvmCompiler, isas_of
 from arkinfer_tvm.cpu import ISAS, isas_for
 from arkinfer_tvm.kernels.quantized import Layout
+from arkinfer_tvm.storage import STORED, Cache
 from arkinfer_tvm.support import DEQUANTIZING
 
 CPU = load_target("cpu")
@@ -105,8 +106,6 @@ def test_dense_ops_are_fast() -> None:
          "its frequencies must be an f32 weight"),
         (node("nn.add", value(8), weight(8), scale=1.0),
          "its operands must be values, not weights"),
-        (node("attn.dense", value("T", 4, 8), cache("f16"), cache("f16"), scale=1.0),
-         "its caches hold f32 or i8, not f16"),
         (node("cache.append", cache("i8"), value("T", 2, 8), weight(2, 8, dtype="f16")),
          "the scales of its caches must be f32 weights, or caches themselves"),
         (node("cache.append", cache("i8"), value("T", 2, 8), value(2, 8)),
@@ -255,9 +254,13 @@ def test_kernels_compile_for_both_architectures(arch: str, machine: int) -> None
     layout = Layout(4, 32, 64, "zero", "f16", False)
     names: dict[kernels.Kernel, str] = {
         kernels.QuantLinear(layout, 8): "quant_linear",
-        kernels.Attention(kernels.Strided(64, 64), 4, 1, 16, 0.25, "channel"): "attention",
-        kernels.Rope(kernels.Strided(64, 64), 4, 16, 1.0): "rope",
+        kernels.Angles(8, 1.0): "angles",
     }
+    for dtype in STORED:
+        cache = Cache(1, 16, dtype)
+        rows, scales = kernels.Strided(64, 64), kernels.CHANNEL if dtype == "int8" else ""
+        names[kernels.Attention(rows, 4, cache, 0.25, scales)] = f"attention_{dtype}"
+        names[kernels.Append(kernels.Strided(16, 16), cache)] = f"append_{dtype}"
     for isa in ISAS[arch]:
         compiled = compile_kernels(names, isa)
         assert compiled[:4] == b"\x7fELF"

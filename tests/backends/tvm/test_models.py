@@ -102,14 +102,15 @@ def test_int8_caches(int8_caches: Any, opened: Any) -> None:
     )
     expected = int8_caches.expected(tokens)
     assert np.abs(got - expected).max() <= 5e-3 * np.abs(expected).max()
-    wide = {cache.dtype for cache in state._caches if cache.shape[-1] > 1}
-    assert wide == {np.dtype(np.int8)}
+    forms = state.executable._programs[0].program.caches
+    assert {form.dtype for form in forms if form.size > 1} == {"int8"}
 
 
 def test_int8_caches_hold_the_same_bytes_however_they_were_filled(
     int8_caches: Any, opened: Any
 ) -> None:
     tokens, executable = int8_caches.tokens(38), opened(int8_caches.path)
+    forms = executable._programs[0].program.caches
     filled: list[list[bytes]] = []
     for sizes in ([24, 14], [1] * 38, [5, 9, 24], [23, 1, 2, 12]):
         state = executable.new_state(40)
@@ -117,5 +118,6 @@ def test_int8_caches_hold_the_same_bytes_however_they_were_filled(
             state.step(part, rows="none")
         state.truncate(30)
         state.step(tokens[30:])
-        filled.append([cache[:38].tobytes() for cache in state._caches])
+        caches = zip(forms, state._caches, strict=True)
+        filled.append([form.read(cache, np.arange(38)).tobytes() for form, cache in caches])
     assert all(each == filled[0] for each in filled)
