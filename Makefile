@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 LLAMA := .venv-llama
 ARM64 := .arm64
+PEERS := .venv-peers
+PEERS_PIP := $(PEERS)/bin/python -m pip --quiet --disable-pip-version-check
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 QUESTION ?= In a few words, what is the heapq module good for?
 
@@ -16,7 +18,7 @@ GPU_PYTHON ?= python3
 ARK ?=
 
 .PHONY: help setup demo test test-all test-gpu lint types imports pytest pytest-slow llama-cpp \
-  arm64-root arm64 fuzz docs format clean
+  peers arm64-root arm64 fuzz docs format clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +91,17 @@ $(ARM64)/.made: tests/arm64/make_root.py constraints.txt | $(SETUP)
 arm64: arm64-root  ## the runner and the conformance suite on an emulated Cortex-A76; minutes
 	$(BIN)/python -m pytest -m arm64 tests/arm64
 
+peers: $(PEERS)/.installed  ## engines that benchmarks compare with ours, in a Python of their own
+
+$(PEERS)/.installed: constraints.txt
+	@echo "Setting up $(PEERS): ONNX Runtime GenAI, OpenVINO, PyTorch, and llama.cpp, which is built."
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS_PIP) install -c constraints.txt gguf nncf numpy onnx-ir onnxruntime-genai openvino \
+	  psutil safetensors torch transformers
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DGGML_OPENMP=OFF" \
+	  $(PEERS_PIP) install -c constraints.txt llama-cpp-python
+	@touch $@
+
 docs: $(SETUP)  ## the documentation site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo 'next     open build/site/index.html'
@@ -102,4 +115,4 @@ format: $(SETUP)  ## format the code
 	$(BIN)/ruff format .
 
 clean:  ## remove what was made
-	rm -rf build $(VENV) $(LLAMA) $(ARM64)
+	rm -rf build $(VENV) $(LLAMA) $(PEERS) $(ARM64)

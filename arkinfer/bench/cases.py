@@ -1,4 +1,4 @@
-"""What is timed: prompts of several lengths, single tokens at several depths.
+"""What is timed: prompts of several lengths, single tokens and small steps at several depths.
 
 Knows no text, no sampling and no process.
 """
@@ -25,19 +25,23 @@ class Case:
 
     Attributes:
         kind: "prefill": `tokens` at once into an empty cache, the last row's logits wanted;
-            "decode": `tokens` one by one after `depth` others.
+            "decode": `tokens` one by one after `depth` others;
+            "step": `tokens` at once after `depth` others, the logits of all wanted.
         depth: tokens in the cache before.
         tokens: tokens that are timed.
     """
 
-    kind: Literal["prefill", "decode"]
+    kind: Literal["prefill", "decode", "step"]
     depth: int
     tokens: int
 
     @property
     def name(self) -> str:
-        """The case for people, e.g. "prefill 512" or "decode at 1,024"."""
-        return f"prefill {self.tokens:,}" if self.kind == "prefill" else f"decode at {self.depth:,}"
+        """The case for people, e.g. "prefill 512", "decode at 1,024" or "step of 8 at 1,024"."""
+        if self.kind == "prefill":
+            return f"prefill {self.tokens:,}"
+        size = f" of {self.tokens}" if self.kind == "step" else ""
+        return f"{self.kind}{size} at {self.depth:,}"
 
 
 def cases(lengths: Sequence[int], depths: Sequence[int], tokens: int, context: int) -> list[Case]:
@@ -67,18 +71,26 @@ def cases(lengths: Sequence[int], depths: Sequence[int], tokens: int, context: i
 
 
 class Timed(Protocol):
-    """An engine as a benchmark sees it: one sequence of tokens that it chooses itself."""
+    """An engine as a benchmark sees it: one sequence of tokens that it chooses itself.
+
+    What is timed may return seconds, where an engine has a better clock than the caller. `step` may
+    be missing where no case is one.
+    """
 
     def seek(self, depth: int) -> None:
         """Makes the cache hold `depth` tokens; the time for it does not count."""
         ...
 
-    def prefill(self, count: int) -> None:
+    def prefill(self, count: int) -> float | None:
         """Appends `count` tokens at once, and computes what the next one would be."""
         ...
 
-    def decode(self, count: int) -> None:
+    def decode(self, count: int) -> float | None:
         """Appends `count` tokens one by one."""
+        ...
+
+    def step(self, count: int) -> float | None:
+        """Appends `count` tokens at once, and computes what would follow each of them."""
         ...
 
 
@@ -110,10 +122,16 @@ class TimedExecutable:
         for token in self._ids[start : start + count]:
             self._session.extend([token])
 
+    def step(self, count: int) -> None:
+        start = len(self._session.ids)
+        for _ in self._session.rows(self._ids[start : start + count]):
+            pass
+
 
 def sample(engine: Timed, case: Case, clock: Clock = perf_counter) -> float:
     """Seconds that a case takes once."""
     engine.seek(case.depth)
+    run: Callable[[int], float | None] = getattr(engine, case.kind)
     start = clock()
-    (engine.prefill if case.kind == "prefill" else engine.decode)(case.tokens)
-    return clock() - start
+    own = run(case.tokens)
+    return clock() - start if own is None else own

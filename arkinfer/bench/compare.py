@@ -1,16 +1,14 @@
 """Runs two engines in turns, and says whether one is slower. Knows no artifact and no file.
 
 A launch is a fresh pair of processes, since where a process finds its pages moves its speed by some
-per cent for as long as it lives. Within a launch the two take turns in short rounds, in an order
-drawn by lot, so that whatever else the machine does meets both. The median over the rounds of a
-launch of the ratio of the two speeds is one observation; `arkinfer.bench.confidence` judges these.
+per cent for as long as it lives. Within a launch the two take turns in short rounds
+(`arkinfer.bench.turns`). The median over the rounds of a launch of the ratio of the two speeds is
+one observation; `arkinfer.bench.confidence` judges these.
 """
 
 from __future__ import annotations
 
 import math
-import random
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -19,15 +17,13 @@ from typing import Any, Literal, TypeAlias
 from arkinfer.bench.cases import Case
 from arkinfer.bench.confidence import Interval, paired, pairs_needed
 from arkinfer.bench.process import Worker
+from arkinfer.bench.turns import Heat, Progress, take_turns
 from arkinfer.errors import UsageError
 
-Progress: TypeAlias = Callable[[int, int], object]
 Pairs: TypeAlias = "list[list[tuple[float, float]]]"
 """Seconds of A and B, by launch and round."""
 
-_LEAST, _MOST = 3, 20  # rounds of a case in a launch, unless their number was given
 _NOISY = 0.25  # hidden differences above this are more than a quiet machine leaves
-_ENOUGH = 0.6  # seconds after which no further round of a case begins
 
 
 @dataclass(frozen=True)
@@ -217,10 +213,9 @@ def observe(
     launches: int,
     rounds: int | None = None,
     seed: int = 0,
-    pause: float = 0.0,
     progress: Progress | None = None,
 ) -> Observed:
-    """Runs both in turns.
+    """Runs both in turns, case by case; see `arkinfer.bench.turns.take_turns`.
 
     Args:
         start: what starts a worker of each.
@@ -229,59 +224,17 @@ def observe(
         rounds: of each case in a launch, after one that warms up; None: as many as half a second
             holds, at least 3.
         seed: of the order within rounds, and of who starts first.
-        pause: seconds between two samples, for engines whose threads spin after their work.
         progress: called with (done, all) cases.
     """
-    lot = random.Random(seed)
-    result = Observed({case: [] for case in wanted})
-    total = launches * len(wanted)
-    for number in range(launches):
-        order = _drawn(lot)
-        workers: dict[Literal["a", "b"], Worker] = {}
-        try:
-            for side in order:
-                workers[side] = start[side]()
-            result.ready.append((workers["a"].ready(), workers["b"].ready()))
-            for index, case in enumerate(wanted):
-                result.pairs[case].append(_rounds(workers, case, rounds, lot, pause))
-                if progress is not None:
-                    progress(number * len(wanted) + index + 1, total)
-            result.memory.append((workers["a"].memory()["peak"], workers["b"].memory()["peak"]))
-        except BaseException:
-            for worker in workers.values():
-                worker.kill()
-            raise
-        for worker in workers.values():
-            worker.close()
-    return result
-
-
-def _rounds(
-    workers: Mapping[Literal["a", "b"], Worker],
-    case: Case,
-    count: int | None,
-    lot: random.Random,
-    pause: float,
-) -> list[tuple[float, float]]:
-    """The rounds of one case in one launch; the first one warms up and does not count."""
-    found: list[tuple[float, float]] = []
-    began = 0.0
-    number = 0
-    while True:
-        seconds: dict[str, float] = {}
-        for side in _drawn(lot):
-            if pause:
-                time.sleep(pause)
-            seconds[side] = workers[side].seconds(case)
-        if number:
-            found.append((seconds["a"], seconds["b"]))
-        else:
-            began = time.monotonic()
-        number += 1
-        late = time.monotonic() - began > _ENOUGH and len(found) >= _LEAST
-        if len(found) == (count or _MOST) or (count is None and late):
-            return found
-
-
-def _drawn(lot: random.Random) -> tuple[Literal["a", "b"], Literal["a", "b"]]:
-    return ("a", "b") if lot.random() < 0.5 else ("b", "a")
+    heats = [Heat((("a", case), ("b", case)), rounds) for case in wanted]
+    names: dict[str, Callable[[], Worker]] = {"a": start["a"], "b": start["b"]}
+    turns = take_turns(names, heats, launches=launches, seed=seed, progress=progress)
+    pairs = {
+        case: [[(r["a", case], r["b", case]) for r in rounds] for rounds in found]
+        for case, found in zip(wanted, turns.rounds, strict=True)
+    }
+    return Observed(
+        pairs,
+        [(facts["a"], facts["b"]) for facts in turns.ready],
+        [(most["a"], most["b"]) for most in turns.memory],
+    )

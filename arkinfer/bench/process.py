@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -24,16 +24,23 @@ class Worker:
     Args:
         name: what it runs, for messages.
         command: what starts it; it speaks as `arkinfer.bench.worker` does.
+        environment: its variables; None: ours, with everything that is found here found there.
 
     Attributes:
         process: the process itself.
     """
 
-    def __init__(self, name: str, command: Sequence[str]) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> None:
         self._name = name
         self._began = time.perf_counter()
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment()
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=_environment() if environment is None else environment,
         )
 
     def ready(self) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def serve(open_engine: Callable[[], tuple[Any, dict[str, Any]]]) -> None:
     try:
         try:
             engine, facts = open_engine()
-            _say(out, {"ready": facts | {"rss": _memory()}})
+            _say(out, {"ready": facts | {"rss": _memory_of(engine)}})
             for line in sys.stdin:
                 _say(out, _answer(engine, json.loads(line)))
         except ArkError as error:
@@ -69,7 +69,12 @@ def _answer(engine: Any, question: dict[str, Any]) -> dict[str, Any]:
 
     if question["do"] == "time":
         return {"seconds": sample(engine, Case(**question["case"]))}
-    return {"rss": _memory()}
+    return {"rss": _memory_of(engine)}
+
+
+def _memory_of(engine: Any) -> dict[str, int]:
+    """What the engine says of itself, where it runs in other processes; else this process's."""
+    return engine.memory() if hasattr(engine, "memory") else _memory()
 
 
 def _memory() -> dict[str, int]:

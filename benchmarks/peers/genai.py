@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -12,31 +11,25 @@ from typing import Any
 
 import numpy as np
 
-from arkinfer.bench.worker import FIRST, serve
-from arkinfer.errors import DeviceError
-from benchmarks.peers import KEPT, PROBE, options, token_ids
+from arkinfer.bench.worker import FIRST
+from benchmarks.peers import KEPT, PROBE, Form, serve_peer, token_ids
 
 PACKAGE = "onnxruntime_genai"
-HOW = "int4 in blocks of 128, head and embedding too, accuracy level 4"
+INSTALL = "onnxruntime-genai onnx-ir transformers torch"
+FORMS = {
+    "genai": Form("int4", "int4 in blocks of 128, head and embedding too, accuracy level 4"),
+}
 CHUNK = 512  # tokens that are appended at once while seeking
 
 
-def prepare(checkpoint: Path, folder: Path) -> Path:
+def prepare(checkpoint: Path, folder: Path, options: dict[str, Any]) -> Path:
     """Its builder reads the checkpoint; nothing is downloaded."""
     path = folder / "genai"
     if not (path / "genai_config.json").exists():
         command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
         command += ["-i", str(checkpoint), "-o", str(path), "-p", "int4", "-e", "cpu"]
         command += ["-c", str(folder / "cache"), "--extra_options", "block_size=128"]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(
-            [*command, "accuracy_level=4"], env=environment, capture_output=True, text=True,
-            check=False,
-        )  # fmt: skip
-        if done.returncode:
-            said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise DeviceError("The builder of onnxruntime-genai failed", said,
-                              "It needs the packages onnx-ir and transformers, too")  # fmt: skip
+        subprocess.run([*command, "accuracy_level=4"], check=True, stdout=sys.stderr)
     return path
 
 
@@ -81,14 +74,13 @@ class GenAi:
         return logits.reshape(-1, logits.shape[-1])[-1][:KEPT].tolist()
 
 
-def open_engine() -> tuple[GenAi, dict[str, Any]]:
-    given = options()
+def open_engine(given: dict[str, Any]) -> tuple[GenAi, dict[str, Any]]:
     began = time.perf_counter()
     engine = GenAi(Path(given["path"]), given["threads"], given["capacity"], given["seed"])
     loaded = time.perf_counter() - began
     engine.prefill(min(FIRST, given["capacity"]))
-    return engine, {"load_seconds": loaded, "logits": engine.probe()}
+    return engine, {"load_seconds": loaded, "filled": "prefilled", "logits": engine.probe()}
 
 
 if __name__ == "__main__":
-    serve(open_engine)
+    serve_peer(prepare, open_engine)

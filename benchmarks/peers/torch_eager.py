@@ -6,15 +6,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from arkinfer.bench.worker import FIRST, serve
-from benchmarks.peers import KEPT, PROBE, options, token_ids
+from arkinfer.bench.worker import FIRST
+from benchmarks.peers import KEPT, PROBE, Form, serve_peer, token_ids
 
 PACKAGE = "transformers"
-HOW = "the checkpoint's own bf16 weights, nothing quantized"
+INSTALL = "transformers torch"
+FORMS = {"torch-eager": Form("bf16", "the checkpoint's own bf16 weights, nothing quantized")}
 CHUNK = 512
 
 
-def prepare(checkpoint: Path, folder: Path) -> Path:
+def prepare(checkpoint: Path, folder: Path, options: dict[str, Any]) -> Path:
     """It reads the checkpoint as it is."""
     return checkpoint
 
@@ -66,14 +67,13 @@ class TorchEager:
         return output.logits
 
 
-def open_engine() -> tuple[TorchEager, dict[str, Any]]:
-    given = options()
+def open_engine(given: dict[str, Any]) -> tuple[TorchEager, dict[str, Any]]:
     began = time.perf_counter()
     engine = TorchEager(Path(given["path"]), given["threads"], given["capacity"], given["seed"])
     loaded = time.perf_counter() - began
     engine.prefill(min(FIRST, given["capacity"]))
-    return engine, {"load_seconds": loaded, "logits": engine.probe()}
+    return engine, {"load_seconds": loaded, "filled": "prefilled", "logits": engine.probe()}
 
 
 if __name__ == "__main__":
-    serve(open_engine)
+    serve_peer(prepare, open_engine)

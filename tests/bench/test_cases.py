@@ -60,3 +60,25 @@ def test_decode_goes_token_by_token_and_prefill_in_chunks():
 def test_names():
     assert Case("prefill", 0, 2048).name == "prefill 2,048"
     assert Case("decode", 1024, 16).name == "decode at 1,024"
+    assert Case("step", 1024, 8).name == "step of 8 at 1,024"
+
+
+def test_a_step_is_one_step_that_wants_all_logits():
+    model = BigramExecutable(30, 64, 16)
+    engine = TimedExecutable(model, 32)
+    for _ in range(2):
+        sample(engine, Case("step", 12, 8))
+    assert model.steps == [12, 8, 8]  # the cache is rewound, not filled again
+
+
+def test_an_engine_with_a_better_clock():
+    class Own:
+        def seek(self, depth: int) -> None: ...
+
+        def prefill(self, count: int) -> float:
+            return 0.25
+
+        def decode(self, count: int) -> None: ...
+
+    assert sample(Own(), Case("prefill", 0, 8), lambda: 7.0) == 0.25  # type: ignore[arg-type]  # no steps
+    assert sample(Own(), Case("decode", 0, 8), iter([1.0, 3.0]).__next__) == 2.0  # type: ignore[arg-type]  # no steps

@@ -6,16 +6,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-from arkinfer.bench.worker import serve
-from benchmarks.peers import KEPT, options, token_ids
+from benchmarks.peers import KEPT, Form, serve_peer, token_ids
 
 PACKAGE = "numpy"
-HOW = "it sleeps"
+INSTALL = "numpy"
+FORMS = {
+    "fake": Form("int4", "it sleeps", {"broken": False}),
+    "broken": Form("int4", "it does not even start", {"broken": True}),
+}
 PER_TOKEN = 0.02
 """Seconds."""
 
 
-def prepare(checkpoint: Path, folder: Path) -> Path:
+def prepare(checkpoint: Path, folder: Path, options: dict[str, Any]) -> Path:
+    print("making it")  # as tools do that print where they go
     (folder / "fake").write_text(str(checkpoint))
     return folder / "fake"
 
@@ -27,16 +31,18 @@ class Sleeper:
     def prefill(self, count: int) -> None:
         time.sleep(count * PER_TOKEN)
 
-    def decode(self, count: int) -> None:
-        time.sleep(count * PER_TOKEN)
+    def decode(self, count: int) -> float:
+        """It says that it takes as long, and does not sleep: its own clock counts."""
+        return count * PER_TOKEN
 
 
-def open_engine() -> tuple[Sleeper, dict[str, Any]]:
-    given = options()
+def open_engine(given: dict[str, Any]) -> tuple[Sleeper, dict[str, Any]]:
     assert Path(given["path"]).name == "fake"
+    if given["broken"]:
+        raise SystemExit(7)
     logits = [float(x) for x in token_ids(1000, KEPT, given["seed"])]
-    return Sleeper(), {"load_seconds": 0.0, "logits": logits}
+    return Sleeper(), {"load_seconds": 0.0, "filled": "nothing", "logits": logits}
 
 
 if __name__ == "__main__":
-    serve(open_engine)
+    serve_peer(prepare, open_engine)
