@@ -20,7 +20,7 @@ NEEDS = ("<!-- needs the hub -->", "<!-- needs a board -->")
 
 _SOURCE = re.compile(r"<!-- (?:from|executed by) ((?!tests/docs\b)\S+) -->")
 _BLOCK = re.compile(
-    r"(?:^(<!-- .+? -->)\n)?^```(\w*)(?: title=\"([\w./-]+)\")?\n(.*?)^```$", re.M | re.S
+    r"(?:^(<!-- [^\n]+? -->)\n)?^```(\w*)(?: title=\"([\w./-]+)\")?\n(.*?)^```$", re.M | re.S
 )
 
 
