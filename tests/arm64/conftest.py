@@ -5,13 +5,18 @@ runs these tests, and without the folder they say so.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from zipfile import ZipFile
 
 import pytest
 
 from arkinfer.targets import Target, load_target
 from tests.arm64.emulator import ROOT, Emulator
+from tests.arm64.kernels import RemoteBound, RemoteLibrary
 from tests.arm64.remote import Remote, RemoteExecutor
 from tests.backends.expectations import QUICK
 from tests.backends.lab import Lab
@@ -19,8 +24,10 @@ from tests.packaging.conftest import wheel
 
 __all__ = ["wheel"]
 
-DOTPROD = "cortex-a76"
-"""Of a Raspberry Pi 5: it has dot products, and no int8 matrix products."""
+PROCESSORS = {"neon": "cortex-a72", "dotprod": "cortex-a76", "i8mm": "max"}
+"""By instruction set, a processor that has it; the first two, those of a Raspberry Pi 4 and 5, have
+none of the later ones."""
+DOTPROD = PROCESSORS["dotprod"]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -32,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if here in item.path.parents:
             item.add_marker(pytest.mark.arm64)
             name = getattr(getattr(item, "callspec", None), "params", {}).get("name")
-            if name is not None and name not in QUICK["tvm"]:
+            if item.path.name == "test_conformance.py" and name not in (None, *QUICK["tvm"]):
                 continue
         kept.append(item)
     items[:] = kept
@@ -58,6 +65,17 @@ def emulator(packages: Path) -> Emulator:
 def remote(emulator: Emulator) -> Iterator[Remote]:
     remote = Remote(emulator)
     yield remote
+    remote.close()
+
+
+@contextmanager
+def on_processor(emulator: Emulator, isa: str, module: ModuleType) -> Iterator[None]:
+    """While it is entered, kernels that a test module loads run on a processor with that set."""
+    remote = Remote(replace(emulator, cpu=PROCESSORS[isa]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "Library", partial(RemoteLibrary, remote))
+        patch.setattr(module, "Bound", RemoteBound)
+        yield
     remote.close()
 
 

@@ -163,6 +163,6 @@ def by_register(isa: Isa, intrinsic: Callable[..., Expr], *operands: Expr) -> Ex
 
 def part(operand: Expr, number: int, count: int) -> Expr:
     """Part `number` of a vector that is cut into `count`."""
-    size = operand.dtype.lanes // count
+    size = operand.ty.dtype.lanes // count
     wanted = range(number * size, (number + 1) * size)
     return tirx.Shuffle([operand], [tirx.const(i, "int32") for i in wanted])

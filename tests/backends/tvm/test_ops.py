@@ -226,7 +226,13 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(quantized: Callable[..., QuantizedTensor]) -> Iterator[Bench]:
+def isa() -> str:
+    """What the cases are compiled for; elsewhere they run on other processors."""
+    return isas_of(load_target("cpu"))[0]
+
+
+@pytest.fixture(scope="module")
+def bench(quantized: Callable[..., QuantizedTensor], isa: str) -> Iterator[Bench]:
     store = CaseStore(quantized)
     table, functions, programs = KernelTable(), {}, {}
     for name, build in CASES.items():
@@ -241,7 +247,6 @@ def bench(quantized: Callable[..., QuantizedTensor]) -> Iterator[Bench]:
         assert all(supports(node, target).level != "no" for node in function.nodes)
         lowering = Lowering(function, LIMITS, store.scales, store.parts, table)
         programs[name] = lowering.program()
-    isa = isas_of(load_target("cpu"))[0]
     library = Library(build_library(table.names, isa), "libcases.so", 2, 9)
     yield Bench(functions, programs, store, library)
     library.close()
@@ -376,9 +381,7 @@ def test_every_rule_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16"])
-def test_every_finite_16_bit_number_is_widened_exactly(
-    dtype: str,
-) -> None:
+def test_every_finite_16_bit_number_is_widened_exactly(dtype: str, isa: str) -> None:
     kind = {"f16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}[dtype]
     numbers = np.arange(1 << 16, dtype=np.uint16).view(kind)
     numbers = np.where(np.isfinite(numbers.astype(np.float32)), numbers, kind.type(0))
@@ -392,8 +395,7 @@ def test_every_finite_16_bit_number_is_widened_exactly(
     program = Lowering(
         function, {"T": 1 << 16}, lambda w: "f32", lambda w: {"": w.name}, names
     ).program()
-    target = load_target("cpu")
-    library = Library(build_library(names.names, isas_of(target)[0]), "libwiden.so", 1, 1)
+    library = Library(build_library(names.names, isa), "libwiden.so", 1, 1)
     bound = Bound(program, library, {"w": table})
     out, tokens = aligned((1 << 16, 1), np.float32), aligned((1 << 16,), np.int64)
     tokens[:] = np.arange(1 << 16)
