@@ -45,7 +45,8 @@ class UnsupportedError(ArkError):
 
 
 class ArtifactError(ArkError):
-    """An .ark file is damaged, foreign, or of a version that this arkinfer cannot read."""
+    """An .ark file, or a state saved by one, is damaged, foreign, or of a version that this
+    arkinfer cannot read."""
 
 
 class ResourceError(ArkError):

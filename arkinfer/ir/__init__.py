@@ -24,7 +24,9 @@ from arkinfer.ir.interp import (
 )
 from arkinfer.ir.ops import OPS, complete_attributes, infer_types, op_class
 from arkinfer.ir.parse import parse_module
+from arkinfer.ir.taps import Stream, find_stream
 from arkinfer.ir.text import print_function, print_module, print_node, value_names
+from arkinfer.ir.tree import Tree, obstacle
 from arkinfer.ir.types import (
     DTYPES,
     CacheType,
@@ -55,16 +57,20 @@ __all__ = [
     "RandomWeights",
     "Remark",
     "Replacement",
+    "Stream",
     "Sym",
     "TensorType",
+    "Tree",
     "Type",
     "Value",
     "Weight",
     "WeightStore",
     "complete_attributes",
     "dim",
+    "find_stream",
     "infer_types",
     "load_wide",
+    "obstacle",
     "op_class",
     "parse_module",
     "parse_type",

@@ -11,6 +11,7 @@ from arkinfer.errors import InternalError
 from arkinfer.ir.core import Attribute, Function, Node, Value, Weight
 from arkinfer.ir.ops import op_class
 from arkinfer.ir.ops.base import Array, Data, wide
+from arkinfer.ir.tree import Tree, run_in_tree
 from arkinfer.ir.types import (
     DTYPES,
     FLOATS,
@@ -40,6 +41,7 @@ def run_function(
     *,
     dtype: Any = np.float32,
     observe: Observer | None = None,
+    tree: Tree | None = None,
 ) -> dict[str, Array]:
     """The outputs by name.
 
@@ -50,6 +52,8 @@ def run_function(
         dtype: what floats are computed in: float32, or float64 as an oracle. Caches in bf16 and
             f16 are rounded all the same: that is what they mean.
         observe: called after every node with its results.
+        tree: what the tokens of the step are, if they do not follow one another; for a function
+            that has no `tree.obstacle`.
 
     Raises:
         InternalError: an input is missing, or its shape contradicts its type.
@@ -68,7 +72,7 @@ def run_function(
             else:
                 operands.append(load_wide(operand, store))
         kinds = [value.type for value in node.results]
-        results = run_op(node.op, operands, node.attributes, symbols, kinds, dtype=dtype)
+        results = run_op(node.op, operands, node.attributes, symbols, kinds, dtype=dtype, tree=tree)
         environment.update(zip(node.results, results, strict=True))
         if observe is not None:
             observe(node, [environment[value] for value in node.results])
@@ -88,6 +92,7 @@ def run_op(
     kinds: Sequence[Type],
     *,
     dtype: Any = np.float32,
+    tree: Tree | None = None,
 ) -> list[Array]:
     """The results of one op, floats in `dtype`.
 
@@ -96,9 +101,12 @@ def run_op(
         operands: what it reads.
         attributes: all of them; symbols in them are bound by `symbols`.
         kinds: the types of the results.
+        dtype, tree: as of `run_function`.
     """
     bound = {name: _bound(value, symbols) for name, value in attributes.items()}
-    results = op_class(op).ref(operands, bound)
+    results = None if tree is None else run_in_tree(op, operands, bound, tree)
+    if results is None:
+        results = op_class(op).ref(operands, bound)
     return [
         result.astype(dtype, copy=False) if _is_wide(kind) else result
         for kind, result in zip(kinds, results, strict=True)

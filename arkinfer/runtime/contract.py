@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_che
 import numpy as np
 import numpy.typing as npt
 
-from arkinfer.errors import UsageError
+from arkinfer.errors import UsageError, did_you_mean
 from arkinfer.runtime.prepared import OnProgress, Prepared
 
 if TYPE_CHECKING:
@@ -202,8 +202,8 @@ class Executable(Protocol):
 
     @property
     def features(self) -> frozenset[str]:
-        """What it can do beyond this contract ("taps", "tree", "persist"; opened to be observed,
-        "values" and "times"); absent: undeclared."""
+        """What it can do beyond this contract ("tree", "taps" and "persist", see `features.py`;
+        opened to be observed, "values" and "times"); absent: undeclared."""
         ...
 
     def new_state(self, context: int) -> State:
@@ -337,9 +337,19 @@ def check_tokens(
             f"Token {bad[0]} of the step has the id {ids[bad[0]]}",
             f"The model's vocabulary ends at {executable.vocab_size - 1}",
         )
+    _check_taps(executable, taps)
+    return ids.astype(np.int64, copy=False)
+
+
+def _check_taps(executable: Executable, taps: tuple[str, ...]) -> None:
+    known: tuple[str, ...] = getattr(executable, "taps", ())
+    unknown = [tap for tap in taps if tap not in known]
     if taps and "taps" not in executable.features:
         raise UsageError(f'There is no tap "{taps[0]}"', "This section gives no hidden states away")
-    return ids.astype(np.int64, copy=False)
+    if unknown:
+        near = did_you_mean(unknown[0], known)
+        ends = " to ".join((*known[:1], *known[-1:]))
+        raise UsageError(f'There is no tap "{unknown[0]}"', "", f"{near}There are {ends}")
 
 
 def check_context(executable: Executable, context: int) -> None:

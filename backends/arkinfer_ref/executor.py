@@ -6,11 +6,9 @@ Slow, and the meaning of everything. Knows no compiler. It is the one executor t
 
 from __future__ import annotations
 
-import math
-from time import perf_counter
+from collections.abc import Iterator
 from typing import Any, cast
 
-import numpy as np
 import numpy.typing as npt
 
 from arkinfer import ir
@@ -18,20 +16,9 @@ from arkinfer.artifact import Artifact, Section
 from arkinfer.errors import ArtifactError, InternalError
 from arkinfer.limits import count
 from arkinfer.packing import QuantizedTensor
-from arkinfer.runtime.contract import (
-    Demand,
-    IntArray,
-    LoadOptions,
-    Observer,
-    OpTime,
-    Rows,
-    StepOutput,
-    StepTimes,
-    check_context,
-    check_length,
-    check_tokens,
-    closed,
-)
+from arkinfer.runtime.contract import Demand, LoadOptions, check_context, closed
+from arkinfer.runtime.saved_state import SavedCache, StateForm
+from arkinfer_ref.state import ReferenceState, row_bytes
 
 _MALFORMED = (
     ArithmeticError, AttributeError, InternalError, LookupError, TypeError, ValueError
@@ -55,7 +42,8 @@ class ReferenceExecutor:
         try:
             module = _module(artifact, section)
             weights = _map_weights(artifact, module, section.config["weights"])
-            return ReferenceExecutable(module, MappedWeights(weights), options)
+            mapped = MappedWeights(weights)
+            return ReferenceExecutable(module, mapped, artifact.digest, options)
         except _MALFORMED as error:
             raise _unreadable(artifact, error) from error
 
@@ -66,7 +54,7 @@ class ReferenceExecutor:
         except _MALFORMED as error:
             raise _unreadable(artifact, error) from error
         caches = [value.type for value in values if isinstance(value.type, ir.CacheType)]
-        per_token = sum(_row_bytes(cache) for cache in caches)
+        per_token = sum(row_bytes(cache) for cache in caches)
         return Demand(artifact.section_bytes(self.name), per_token)
 
 
@@ -80,12 +68,6 @@ def _module(artifact: Artifact, section: Section) -> ir.Module:
             for size in value.type.shape[1:]:
                 count(size)
     return module
-
-
-def _row_bytes(cache: ir.CacheType) -> int:
-    """Of one token."""
-    shape = cast("tuple[int, ...]", cache.shape[1:])
-    return math.prod(shape) * ir.DTYPES[cache.dtype].itemsize
 
 
 def _unreadable(artifact: Artifact, error: Exception) -> ArtifactError:
@@ -128,19 +110,40 @@ class ReferenceExecutable:
         vocab_size: columns of the logits.
         max_context: the longest sequence, in tokens.
         chunk: the most tokens of one step.
-        features: "values" and "times" when it was opened to be observed.
+        features: "persist"; "tree" and "taps" where the step is one of which the IR tells them;
+            "values" and "times" when it was opened to be observed.
+        caches: their types by name.
+        form: of saved states.
+        taps: names of hidden states.
     """
 
     def __init__(
-        self, module: ir.Module, weights: ir.WeightStore, options: LoadOptions | None = None
+        self, module: ir.Module, weights: ir.WeightStore, digest: str, options: LoadOptions
     ) -> None:
-        observed = options is not None and options.observe
-        self.features: frozenset[str] = frozenset({"values", "times"} if observed else ())
         self.vocab_size = cast(int, module.attributes["vocab_size"])
         self.max_context = cast(int, module.attributes["context"])
         self.chunk = cast(int, module.attributes["chunk"])
         self.step = module.functions["step"]
+        self.caches = {
+            value.name: value.type
+            for value in self.step.inputs
+            if isinstance(value.type, ir.CacheType)
+        }
+        saved = (SavedCache(n, kind.dtype, row_bytes(kind)) for n, kind in self.caches.items())
+        self.form = StateForm(digest, ReferenceExecutor.name, tuple(saved))
+        self.stream = ir.find_stream(self.step)
+        self.taps = self.stream.taps if self.stream is not None else ()
+        self.features = frozenset(self._features(options))
         self._weights: ir.WeightStore | None = weights
+
+    def _features(self, options: LoadOptions) -> Iterator[str]:
+        yield "persist"
+        if not ir.obstacle(self.step):
+            yield "tree"
+        if self.taps:
+            yield "taps"
+        if options.observe:
+            yield from ("values", "times")
 
     @property
     def weights(self) -> ir.WeightStore:
@@ -149,93 +152,13 @@ class ReferenceExecutable:
         return self._weights
 
     def new_state(self, context: int) -> ReferenceState:
-        if self._weights is None:
-            raise closed()
+        self.check_open()
         check_context(self, context)
         return ReferenceState(self, context)
 
+    def check_open(self) -> None:
+        if self._weights is None:
+            raise closed()
+
     def close(self) -> None:
         self._weights = None
-
-
-class ReferenceState:
-    """One sequence. Its caches are exactly as long as it is, and a step makes new ones: whatever
-    interrupts a step, the old ones are still there."""
-
-    def __init__(self, executable: ReferenceExecutable, capacity: int) -> None:
-        self.executable = executable
-        self._caches = {
-            value.name: _empty(value.type)
-            for value in executable.step.inputs
-            if isinstance(value.type, ir.CacheType)
-        }
-        self.capacity = capacity
-
-    @property
-    def length(self) -> int:
-        return len(next(iter(self._caches.values())))
-
-    def step(
-        self, tokens: IntArray, *, rows: Rows = "last", taps: tuple[str, ...] = ()
-    ) -> StepOutput:
-        return self.run(check_tokens(self.executable, self, tokens, taps), rows, None)
-
-    def observe(self, tokens: IntArray, observer: Observer, *, rows: Rows = "all") -> StepOutput:
-        """See `arkinfer.runtime.contract.Observed`."""
-        names = ir.value_names(self.executable.step)
-
-        def show(node: ir.Node, results: list[npt.NDArray[Any]]) -> None:
-            for value, result in zip(node.results, results, strict=True):
-                observer(names[value], result)
-
-        return self.run(check_tokens(self.executable, self, tokens), rows, show)
-
-    def profiler(self) -> ReferenceProfiler:
-        """See `arkinfer.runtime.contract.Timed`."""
-        return ReferenceProfiler(self)
-
-    def run(self, tokens: IntArray, rows: Rows, show: ir.Observer | None) -> StepOutput:
-        executable = self.executable
-        count = len(tokens)
-        wanted = {"last": [count - 1], "all": range(count), "none": []}[rows]
-        inputs = {"tokens": tokens, "rows": np.array(wanted, np.int64), **self._caches}
-        outputs = ir.run_function(executable.step, inputs, executable.weights, observe=show)
-        self._caches = {name: outputs[name] for name in self._caches}
-        return StepOutput(outputs["logits"])
-
-    def truncate(self, length: int) -> None:
-        check_length(self, length)
-        self._caches = {name: cache[:length] for name, cache in self._caches.items()}
-
-
-class ReferenceProfiler:
-    """Reads the clock after every op; see `arkinfer.runtime.contract.Profiler`."""
-
-    def __init__(self, state: ReferenceState) -> None:
-        self._state = state
-        self._names = ir.value_names(state.executable.step)
-        self._steps: list[StepTimes] = []
-
-    def step(self, tokens: IntArray, *, rows: Rows = "last") -> StepOutput:
-        ops: list[OpTime] = []
-        last = begin = perf_counter()
-
-        def note(node: ir.Node, results: list[npt.NDArray[Any]]) -> None:
-            nonlocal last
-            now = perf_counter()
-            values = tuple(self._names[value] for value in node.results)
-            ops.append(OpTime(node.op, values, now - last))
-            last = now
-
-        ids = check_tokens(self._state.executable, self._state, tokens)
-        output = self._state.run(ids, rows, note)
-        self._steps.append(StepTimes(tuple(ops), perf_counter() - begin))
-        return output
-
-    def finish(self) -> list[StepTimes]:
-        return self._steps
-
-
-def _empty(kind: ir.CacheType) -> npt.NDArray[Any]:
-    shape = (0, *cast("tuple[int, ...]", kind.shape[1:]))
-    return np.empty(shape, ir.DTYPES[kind.dtype])

@@ -7,18 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.backends.expectations import QUICK, REFUSED
+from tests.backends.expectations import FEATURES, QUICK, REFUSED
 from tests.backends.lab import Lab, executors
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Drops the models that a backend refuses, and marks those that take long to compile."""
+    """Drops the models that a backend refuses and the features that it does not declare, and marks
+    models that take long to compile."""
     kept: list[pytest.Item] = []
     for item in items:
         params = getattr(getattr(item, "callspec", None), "params", {})
         backend, name = params.get("backend"), params.get("name")
-        if name is None or name not in REFUSED.get(backend, ()):
+        feature = item.get_closest_marker("feature")
+        declared = feature is None or feature.args[0] in FEATURES.get(backend, ())
+        if declared and (name is None or name not in REFUSED.get(backend, ())):
             kept.append(item)
         if name is not None and name not in QUICK.get(backend, {name}):
             item.add_marker(pytest.mark.slow)

@@ -20,6 +20,14 @@ class Tolerance:
     quantized: float
 
 
+FEATURES: dict[str, set[str]] = {
+    "reference": {"tree", "taps", "persist"},
+    "onnxruntime": set(),
+    "tvm": set(),
+    "tensorrt": set(),
+}
+"""What a backend declares beyond the contract of states, no more and no less."""
+
 TOLERANCES = {
     "reference": Tolerance(2e-5, 2e-5),
     # Activations are quantized to int8 by block (accuracy level 4), in front of the head, too.

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from arkinfer.errors import UsageError
 from arkinfer.runtime.contract import Executable, LoadOptions, State
-from tests.backends.expectations import REFUSED, TOLERANCES
+from tests.backends.expectations import FEATURES, REFUSED, TOLERANCES
 from tests.backends.lab import Lab, error
 from tests.backends.models import MODELS
 
@@ -75,10 +75,10 @@ def feed(state: State, tokens: Array, *sizes: int) -> Array:
     return np.concatenate(parts)
 
 
-def test_facts(executable: Executable) -> None:
+def test_facts(backend: str, executable: Executable) -> None:
     assert (executable.vocab_size, executable.max_context, executable.chunk) == (157, 48, 16)
     assert isinstance(executable.features, frozenset)
-    assert executable.features <= {"taps", "tree", "persist"}
+    assert executable.features == FEATURES[backend]
     state = executable.new_state(20)
     assert (state.length, state.capacity) == (0, 20)
 

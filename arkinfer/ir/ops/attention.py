@@ -90,19 +90,25 @@ class Dense(Op):
 
     @classmethod
     def ref(cls, operands: Sequence[Array], attributes: Mapping[str, Any]) -> list[Array]:
+        fresh, length = len(operands[0]), len(operands[1])
+        seen = np.arange(length)[None, :] <= np.arange(length - fresh, length)[:, None]
+        return [cls.over(operands, attributes, seen)]
+
+    @classmethod
+    def over(cls, operands: Sequence[Array], attributes: Mapping[str, Any], seen: Array) -> Array:
+        """`ref` where `seen`, bool [T, L], says which rows of the cache a query attends to."""
         q, k, v = operands[0], *(x.astype(operands[0].dtype) for x in operands[1:3])
         if scales := operands[SCALES[cls.name] :]:
             k, v = (x * scale.astype(q.dtype) for x, scale in zip((k, v), scales, strict=True))
         fresh, heads, size = q.shape
-        length, kv_heads, _ = k.shape
+        kv_heads = k.shape[1]
         grouped = q.reshape(fresh, kv_heads, heads // kv_heads, size).transpose(1, 2, 0, 3)
         scores = grouped @ k.transpose(1, 2, 0)[:, None] * q.dtype.type(attributes["scale"])
-        seen = np.arange(length)[None, :] <= np.arange(length - fresh, length)[:, None]
         scores = np.where(seen, scores, q.dtype.type(-np.inf))
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
         mixed = weights @ v.transpose(1, 0, 2)[:, None]
-        return [mixed.transpose(2, 0, 1, 3).reshape(fresh, heads, size)]
+        return mixed.transpose(2, 0, 1, 3).reshape(fresh, heads, size)
 
 
 def _need_scales(op: type[Op], kind: CacheType, given: Sequence[Type], count: int) -> None:
