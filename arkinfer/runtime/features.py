@@ -83,6 +83,8 @@ class Persistent(State, Protocol):
     def save(self, file: BinaryIO) -> None:
         """Writes the sequence to a file that is open for writing bytes, from where it stands.
 
+        Nothing is in it of tokens that were truncated or not committed.
+
         Raises:
             UsageError: the file takes no bytes, or the executable is closed.
             ResourceError: the file cannot be written; what it holds is to be thrown away.

@@ -5,6 +5,8 @@ Weights stay as they are in the file; the executor maps them. Knows no pass and 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from arkinfer import ir
@@ -13,10 +15,12 @@ from arkinfer.backend.contract import SectionWriter, Support
 from arkinfer.errors import DeviceError, UnsupportedError
 from arkinfer.targets import Target
 from arkinfer_tvm.cpu import ISAS, cpu_flags, isas_for
-from arkinfer_tvm.program import INTERFACE, programs_to_json, seen_to_json
+from arkinfer_tvm.program import INTERFACE, Seen, programs_to_json, seen_to_json
 from arkinfer_tvm.support import supports
+from arkinfer_tvm.taps import taps_to_json
 
-LIBRARY, PROGRAMS, VALUES = "libkernels-{}.so", "programs.json", "values.json"
+LIBRARY, PROGRAMS = "libkernels-{}.so", "programs.json"
+VALUES, TAPS = "values.json", "taps.json"
 
 SIZES = (1, 64)
 """The most tokens of the programs for short steps: decoding, speculative trees. One more program is
@@ -81,7 +85,38 @@ class TvmCompiler:
             "context": _integer(module, "context"),
             "chunk": chunk,
         }
+        taps = taps_of(function, [each.seen() for each in lowerings], out.weight)
+        if taps:
+            config["taps"] = out.file(TAPS, taps)
         out.configure(config, {})
+
+
+def taps_of(
+    function: ir.Function,
+    seen: Sequence[Sequence[Seen]],
+    parts: Callable[[ir.Weight], Mapping[str, str]],
+) -> bytes:
+    """Where steps have their hidden states, for the executor; b"": not all of them are in memory.
+
+    Args:
+        function: the step.
+        seen: of each program, where values can be seen.
+        parts: stores a weight.
+    """
+    stream = ir.find_stream(function)
+    if stream is None:
+        return b""
+    names = ir.value_names(function)
+    taps = {names[value]: tap for tap, value in zip(stream.taps, stream.layers, strict=False)}
+    layers = tuple(
+        tuple(replace(each, value=taps[each.value]) for each in values if each.value in taps)
+        for values in seen
+    )
+    if any(len(each) != len(stream.layers) for each in layers):
+        return b""
+    (gain,), eps = stream.norm.weights, stream.norm.attributes["eps"]
+    assert isinstance(eps, float)
+    return taps_to_json(layers, parts(gain)[""], eps)
 
 
 def _missing(error: ImportError) -> DeviceError:

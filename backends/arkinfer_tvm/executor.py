@@ -23,10 +23,19 @@ from arkinfer.runtime.contract import (
     check_context,
     closed,
 )
+from arkinfer.runtime.saved_state import SavedCache, StateForm
 from arkinfer_tvm.cpu import Variant, choose, cpu_flags, platform_name
 from arkinfer_tvm.library import Array, Bound, Library, Memory, aligned
-from arkinfer_tvm.program import INTERFACE, Program, Seen, programs_from_json, seen_from_json
+from arkinfer_tvm.program import (
+    INTERFACE,
+    Program,
+    Seen,
+    programs_from_json,
+    seen_from_json,
+)
 from arkinfer_tvm.state import TvmState
+from arkinfer_tvm.storage import BLOCK
+from arkinfer_tvm.taps import Taps
 
 if TYPE_CHECKING:
     from arkinfer.artifact import Artifact, Section
@@ -60,16 +69,18 @@ class TvmExecutor:
             names = sorted(str(o.key) for o in operands if o.kind == "weight")
             weights = {name: artifact.tensor(name) for name in names}
             seen = _seen(artifact, config, programs) if options.observe else None
+            taps = _taps(artifact, config, len(programs))
         except _MALFORMED as error:
             raise _unreadable(artifact, error) from error
-        digest = hashlib.sha256(code).hexdigest()
+        name = f"libarkinfer-{hashlib.sha256(code).hexdigest()[:16]}.so"
         threads = options.threads or len(usable_cores())
         calls = max(len(program.calls) for program in programs)
-        library = Library(code, f"libarkinfer-{digest[:16]}.so", threads, calls)
+        library = Library(code, name, threads, calls)
         try:
             memory = Memory(programs, library.threads)
             bound = [Bound(program, library, weights, memory) for program in programs]
-            return TvmExecutable(bound, library, config, variant.isa, seen)
+            digest = artifact.digest
+            return TvmExecutable(bound, library, config, variant.isa, digest, taps, seen)
         except _MALFORMED as error:
             library.close()
             raise _unreadable(artifact, error) from error
@@ -104,6 +115,13 @@ def _seen(
     if len(seen) != len(programs):
         raise ValueError("there is not one list of values for each program")
     return seen
+
+
+def _taps(artifact: Artifact, config: Mapping[str, Any], programs: int) -> Taps | None:
+    """Where hidden states can be seen; None: nowhere."""
+    if "taps" not in config:
+        return None
+    return Taps.read(_read(artifact, config["taps"]), programs, artifact.tensor)
 
 
 def chosen(config: Mapping[str, Any]) -> Variant:
@@ -152,7 +170,11 @@ class TvmExecutable:
         vocab_size: columns of the logits.
         max_context: the longest sequence, in tokens.
         chunk: the most tokens of one step.
-        features: "values" and "times" when it was opened to be observed.
+        features: "persist"; "taps" where the section says where hidden states are; "values" and
+            "times" when it was opened to be observed.
+        taps: names of hidden states.
+        caches: how those of a state lie.
+        form: of saved states.
         threads: what steps run on.
         isa: the instruction set of the kernels that were chosen.
     """
@@ -163,6 +185,8 @@ class TvmExecutable:
         library: Library,
         config: Mapping[str, Any],
         isa: str,
+        digest: str,
+        taps: Taps | None = None,
         seen: list[list[Seen]] | None = None,
     ) -> None:
         self.vocab_size = count(config["vocab_size"])
@@ -171,9 +195,17 @@ class TvmExecutable:
         self.threads = library.threads
         self.isa = isa
         self._symbols: dict[str, str] = config["symbols"]
-        self.features: frozenset[str] = frozenset()
-        if seen is not None:
-            self.features = frozenset({"values", "times"})
+        self._taps = taps
+        self.taps = () if taps is None else taps.names
+        observed = ("values", "times") if seen is not None else ()
+        tapped = ("taps",) if taps is not None else ()
+        self.features: frozenset[str] = frozenset({"persist", *tapped, *observed})
+        self.caches = programs[0].program.caches
+        saved = (
+            SavedCache(f"{number} {cache.order}", cache.dtype, cache.bytes(1), BLOCK)
+            for number, cache in enumerate(self.caches)
+        )
+        self.form = StateForm(digest, NAME, tuple(saved))
         self._seen = seen or [[] for _ in programs]
         self._programs = list(programs)
         self._library = library
@@ -187,12 +219,15 @@ class TvmExecutable:
             UsageError: not 1 … max_context tokens, or the model is closed.
             ResourceError: there is no memory for its caches.
         """
+        self.check_open()
+        check_context(self, context)
+        caches = [aligned((c.bytes(context),), np.uint8) for c in self.caches]
+        return TvmState(self, caches, [each.arguments(caches) for each in self._programs], context)
+
+    def check_open(self) -> None:
+        """Raises UsageError after `close`."""
         if self._closed:
             raise closed()
-        check_context(self, context)
-        shapes = self._programs[0].program.caches
-        caches = [aligned((c.bytes(context),), np.uint8) for c in shapes]
-        return TvmState(self, caches, [each.arguments(caches) for each in self._programs], context)
 
     def program(self, tokens: int) -> int:
         """Which program runs steps of so many tokens: the first that has room for them."""
@@ -240,6 +275,29 @@ class TvmExecutable:
                 arguments[number], symbols, ports, caches, self._seen[number], observer
             )
         return cast(FloatArray, ports[LOGITS])
+
+    def run_tapped(
+        self,
+        arguments: Sequence[Array],
+        caches: list[Array],
+        tokens: Array,
+        rows: Array,
+        length: int,
+        taps: Sequence[str],
+    ) -> tuple[FloatArray, dict[str, FloatArray]]:
+        """The same as `run`, and hidden states by name; the step stops where they are made."""
+        assert self._taps is not None
+        shown: dict[str, FloatArray] = {}
+        number = self.program(len(tokens))
+        ports, symbols = self._ports(tokens, rows, length)
+        seen = self._taps.seen(number, taps)
+        with self._turn:
+            if self._closed:
+                raise closed()
+            self._programs[number].observe(
+                arguments[number], symbols, ports, caches, seen, shown.__setitem__
+            )
+        return cast(FloatArray, ports[LOGITS]), self._taps.given(shown, taps)
 
     def run_timed(
         self, arguments: Sequence[Array], tokens: Array, rows: Array, length: int

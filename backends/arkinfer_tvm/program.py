@@ -224,10 +224,11 @@ def seen_to_json(programs: Sequence[Sequence[Seen]]) -> bytes:
 
 def seen_from_json(data: bytes) -> list[list[Seen]]:
     """The inverse of `seen_to_json`."""
-    return [[_seen(facts) for facts in values] for values in parse_json(data)]
+    return [[seen_of(facts) for facts in values] for values in parse_json(data)]
 
 
-def _seen(facts: dict[str, Any]) -> Seen:
+def seen_of(facts: dict[str, Any]) -> Seen:
+    """One of them, parsed."""
     facts["place"], facts["count"] = Operand(**facts["place"]), Operand(**facts["count"])
     facts["row"] = tuple(facts["row"])
     return Seen(**facts)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from arkinfer.runtime.contract import (
+    FloatArray,
     IntArray,
     Observer,
     OpTime,
@@ -21,6 +22,7 @@ from arkinfer.runtime.contract import (
     check_length,
     check_tokens,
 )
+from arkinfer.runtime.saved_state import restore_state, save_state
 from arkinfer_tvm.library import Array, aligned
 
 if TYPE_CHECKING:
@@ -57,9 +59,15 @@ class TvmState:
         """Appends tokens; see `arkinfer.runtime.contract.State.step`."""
         ids = check_tokens(self.executable, self, tokens, taps)
         given, wanted = _aligned_inputs(ids, rows)
-        logits = self.executable.run(self._arguments, given, wanted, self._length)
+        hidden: dict[str, FloatArray] = {}
+        if taps:
+            logits, hidden = self.executable.run_tapped(
+                self._arguments, self._caches, given, wanted, self._length, taps
+            )
+        else:
+            logits = self.executable.run(self._arguments, given, wanted, self._length)
         self._length += len(ids)
-        return StepOutput(logits)
+        return StepOutput(logits, hidden)
 
     def observe(self, tokens: IntArray, observer: Observer, *, rows: Rows = "all") -> StepOutput:
         """See `arkinfer.runtime.contract.Observed`."""
@@ -86,6 +94,33 @@ class TvmState:
     def truncate(self, length: int) -> None:
         """Forgets all but the first `length` tokens."""
         check_length(self, length)
+        self._length = length
+
+    def save(self, file: BinaryIO) -> None:
+        """See `arkinfer.runtime.features.Persistent.save`."""
+        self.executable.check_open()
+        shapes = zip(self.executable.caches, self._caches, strict=True)
+        kept = (shape.kept(cache, self._length) for shape, cache in shapes)
+        save_state(file, self.executable.form, self._length, kept)
+
+    def restore(self, file: BinaryIO) -> None:
+        """See `arkinfer.runtime.features.Persistent.restore`.
+
+        An empty state has nothing to lose, and is read into at once.
+        """
+        self.executable.check_open()
+        read: list[Array] = []
+
+        def room(length: int) -> list[Array]:
+            shapes = zip(self.executable.caches, self._caches, strict=True)
+            used = (cache[: shape.bytes(length)] for shape, cache in shapes)
+            read.extend(used if self._length == 0 else map(np.empty_like, used))
+            return read
+
+        length = restore_state(file, self.executable.form, self._capacity, room)
+        if self._length:
+            for cache, blocks in zip(self._caches, read, strict=True):
+                cache[: len(blocks)] = blocks
         self._length = length
 
 

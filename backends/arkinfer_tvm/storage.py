@@ -116,6 +116,13 @@ class Cache:
         rows = view[np.unravel_index(tokens, view.shape[:3])]
         view[np.unravel_index(targets, view.shape[:3])] = rows
 
+    def kept(self, memory: Array, length: int) -> Array:
+        """A copy of the blocks that hold the first so many tokens, zeros behind these."""
+        used = memory[: self.bytes(length)].copy()
+        rest = np.arange(length, -(-length // BLOCK) * BLOCK)
+        self.write(used, rest, np.zeros((len(rest), self.heads, self.size), np.float32))
+        return used
+
     def _view(self, memory: Array) -> Array:
         """The elements with three axes for a token's place first, then heads and dims."""
         flat = memory.view(STORED[self.dtype])

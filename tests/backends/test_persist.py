@@ -82,6 +82,15 @@ def test_a_restored_state_goes_on_with_the_same_bits(
     np.testing.assert_array_equal(*(s.step(MODEL.tokens(1)).logits for s in (restored, state)))
 
 
+def test_nothing_of_what_was_forgotten_is_saved(lab: Lab, backend: str, model: Model) -> None:
+    state = held(lab, backend, model, 5)
+    before = saved(state)
+    state.step(MODEL.tokens(9, seed=8))
+    assert saved(state) != before
+    state.truncate(5)
+    assert saved(state) == before
+
+
 def test_it_goes_through_a_file_and_another_executable(
     lab: Lab, backend: str, model: Model, tmp_path: Path
 ) -> None:
