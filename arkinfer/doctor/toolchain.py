@@ -15,7 +15,12 @@ from arkinfer.doctor.disk import ANOTHER_TMPDIR
 from arkinfer.doctor.finding import Finding
 from arkinfer.doctor.host import Host
 from arkinfer.doctor.install import package, pip
-from arkinfer.machine.c_compiler import CCompiler, find_c_compiler, usual_c_compiler
+from arkinfer.machine.c_compiler import (
+    CCompiler,
+    chosen_c_compiler,
+    find_c_compiler,
+    usual_c_compiler,
+)
 
 ARCHES = ("x86_64", "aarch64")
 """What artifacts are built for."""
@@ -63,6 +68,8 @@ def probe(host: Host, arch: str) -> Finding:
 
 
 def _install(host: Host, arch: str) -> str:
+    if chosen_c_compiler(arch, host.environ):
+        return "unset CC"
     if arch == platform.machine():
         return package(host, "C compiler")
     return pip(host, "arkinfer[cross]")

@@ -1,8 +1,8 @@
 """Finds the C compiler that makes code for an architecture. Knows no backend and calls no compiler.
 
-For this machine's own architecture it is $CC, else `cc`; for another one the GNU cross compiler of
-distributions. Where that is not there, it is `zig cc` of the Python package ziglang, which compiles
-for every architecture.
+For this machine's own architecture it is $CC, if that is set, else `cc`; for another one the GNU
+cross compiler of distributions. Where there is no `cc` and no cross compiler, it is `zig cc` of the
+Python package ziglang, which compiles for every architecture.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def find_c_compiler(
     program, *words = shlex.split(name) or [name]
     if found := which(program):
         return CCompiler(name, (str(found), *words))
-    zig = find_zig()
+    zig = None if chosen_c_compiler(arch, environ) else find_zig()
     if zig is None:
         return None
     command = (str(zig), "cc", "-target", f"{arch}-linux-gnu.{OLDEST_GLIBC}")
@@ -62,7 +62,13 @@ def usual_c_compiler(arch: str, environ: Mapping[str, str] | None = None) -> str
     """What is looked for first: a program, and for this machine's architecture words after it."""
     if arch != platform.machine():
         return f"{arch}-linux-gnu-gcc"
-    return (os.environ if environ is None else environ).get("CC") or "cc"
+    return chosen_c_compiler(arch, environ) or "cc"
+
+
+def chosen_c_compiler(arch: str, environ: Mapping[str, str] | None = None) -> str:
+    """What the user set $CC to, where that counts: then nothing takes its place; "": nothing."""
+    known = os.environ if environ is None else environ
+    return known.get("CC", "") if arch == platform.machine() else ""
 
 
 def find_zig() -> Path | None:

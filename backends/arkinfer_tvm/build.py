@@ -18,7 +18,12 @@ import tvm
 
 from arkinfer.backend.scratch import scratch_folder
 from arkinfer.errors import DeviceError, InternalError
-from arkinfer.machine.c_compiler import CCompiler, find_c_compiler, usual_c_compiler
+from arkinfer.machine.c_compiler import (
+    CCompiler,
+    chosen_c_compiler,
+    find_c_compiler,
+    usual_c_compiler,
+)
 from arkinfer_tvm.isa import ISAS
 from arkinfer_tvm.kernels import Kernel
 
@@ -140,6 +145,8 @@ def _refused(
 
 
 def _install(arch: str) -> str:
+    if chosen_c_compiler(arch):
+        return "Set CC to a C compiler that works here, or unset it"
     if arch == platform.machine():
         return "Install compiler, linker and headers: sudo apt-get install gcc libc6-dev"
     return 'Install one that can: pip install "arkinfer[cross]"'

@@ -32,7 +32,7 @@ from tests.docs.pages import (
 )
 
 SLOW = {
-    *(f"docs/{name}.md" for name in ("backends", "guide", "jetson", "quantization")),
+    *(f"docs/{name}.md" for name in ("backends", "guide", "jetson", "quantization", "targets")),
     *(
         f"docs/commands/{name}.md"
         for name in ("align", "bench", "build", "cache", "diff", "profile")

@@ -173,9 +173,7 @@ def test_a_compiler_whose_linker_is_missing(make_host: Hosts, module: Module):
         assert (
             f'There is no C compiler "{own.get(arch, f"{arch}-linux-gnu-gcc")}"' in missing.detail
         )
-    assert find(findings, "cpu by tvm").fix == (
-        "Install compiler, linker and headers: sudo apt-get install gcc libc6-dev"
-    )
+    assert find(findings, "cpu by tvm").fix == "Set CC to a C compiler that works here, or unset it"
     other = "arm64" if platform.machine() == "x86_64" else "x86-64-v3"
     assert find(findings, f"{other} by tvm").fix == (
         'Install one that can: pip install "arkinfer[cross]"'

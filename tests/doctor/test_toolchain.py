@@ -52,7 +52,7 @@ def test_without_a_compiler(make_host: Hosts, script: Script):
     assert (found.state, found.detail) == ("missing", 'there is no "cc"')
     assert found.fix.removeprefix("sudo ") == "apt-get install gcc libc6-dev"
     found = probe(make_host(CC="tcc"), HERE)
-    assert found.detail == 'there is no "tcc"'
+    assert (found.detail, found.fix) == ('there is no "tcc"', "unset CC")
     other = probe(make_host(), "aarch64" if HERE == "x86_64" else "x86_64")
     assert other.state == "missing"
     assert "linux-gnu-gcc" in other.detail

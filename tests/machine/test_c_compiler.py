@@ -52,6 +52,12 @@ def test_without_any(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_c_compiler(OTHER, {}, only("cc")) is None
 
 
+def test_what_a_user_chose_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(c_compiler, "find_zig", lambda: ZIG)
+    assert find_c_compiler(HERE, {"CC": "tcc"}, only("cc")) is None
+    assert find_c_compiler(OTHER, {"CC": "tcc"}, only("cc")) is not None
+
+
 def test_ziglang_is_looked_for_where_this_python_has_its_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

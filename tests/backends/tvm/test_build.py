@@ -171,7 +171,24 @@ def test_a_compiler_that_cannot_link(
         check_c_compiler(HERE)
     assert str(refusal.value) == (
         f'The C compiler "{program}" cannot link here. {line}{"" if line.endswith(".") else "."} '
-        "Install compiler, linker and headers: sudo apt-get install gcc libc6-dev."
+        "Set CC to a C compiler that works here, or unset it."
+    )
+
+
+@pytest.mark.parametrize("arch", [HERE, OTHER])
+def test_what_mends_a_compiler_that_nobody_chose(
+    arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "cc" if arch == HERE else f"{arch}-linux-gnu-gcc"
+    Path(fake(tmp_path, "exit 1")).rename(tmp_path / name)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(DeviceError) as refusal:
+        check_c_compiler(arch)
+    assert refusal.value.fix == (
+        "Install compiler, linker and headers: sudo apt-get install gcc libc6-dev"
+        if arch == HERE
+        else 'Install one that can: pip install "arkinfer[cross]"'
     )
 
 
