@@ -81,6 +81,17 @@ def _describe(writer: Any, config: dict[str, Any]) -> None:
     writer.add_eos_token_id(2)
 
 
+def read_tensor(checkpoint: Path, name: str) -> Floats:
+    """One tensor of a checkpoint, in float32."""
+    from safetensors import safe_open
+
+    for file in sorted(checkpoint.glob("*.safetensors")):
+        with safe_open(file, "pt") as found:
+            if name in found.keys():
+                return found.get_tensor(name).float().numpy()
+    raise KeyError(name)
+
+
 def _tensors(checkpoint: Path, heads: int, kv_heads: int) -> Iterator[tuple[str, Floats]]:
     """Names and numbers as llama.cpp has them: rotary pairs of queries and keys are neighbours."""
     for name, array in tensors(checkpoint):

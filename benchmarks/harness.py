@@ -139,12 +139,13 @@ def measure(given: argparse.Namespace, say: Say) -> Results:
         able = [e for e in entrants if _rehearse(e, threads, capacity, given, skip)]
         heats = heats_of([e.contender for e in able], wanted, given.steps, given.rounds)
         for entrant in able:
-            say(f"{entrant.contender.name}: {entrant.contender.how}")
+            if entrant.contender not in found.contenders:
+                say(f"{entrant.contender.name}: {entrant.contender.how}")
+                found.contenders.append(entrant.contender)
         start = {e.contender.name: partial(e.start, threads, capacity) for e in able}
         turns = take_turns(start, heats, launches=given.launches, pause=PAUSE,
                            progress=_progress(say, threads))  # fmt: skip
         found.runs.append(run_of(turns, threads, [e.contender for e in able]))
-        found.contenders += [e.contender for e in able if e.contender not in found.contenders]
     found.environment["after"] = read_environment().to_json()
     return found
 
@@ -267,7 +268,8 @@ def correlation(a: list[float] | None, b: list[float] | None) -> float | None:
 
 
 def _progress(say: Say, threads: int) -> Callable[[int, int], Any]:
-    return lambda done, all_: say(f"  {done} of {all_} heats done, {threads} threads")
+    plural = "s" * (threads != 1)
+    return lambda done, all_: say(f"  {done} of {all_} heats done, {threads} thread{plural}")
 
 
 def _say(line: str) -> None:

@@ -14,7 +14,7 @@ import openvino as ov
 from openvino import opset13 as op
 from openvino.op.util import Variable, VariableInfo
 
-from benchmarks.gguf_file import tensors
+from benchmarks.gguf_file import read_tensor
 
 Node = Any
 
@@ -38,7 +38,7 @@ def _input(name: str, shape: list[int], dtype: Any) -> Node:
 class _Builder:
     def __init__(self, checkpoint: Path) -> None:
         self._config = json.loads((checkpoint / "config.json").read_text())
-        self._weights = dict(tensors(checkpoint))
+        self._checkpoint = checkpoint
         self._heads = int(self._config["num_attention_heads"])
         self._kv_heads = int(self._config["num_key_value_heads"])
         self._size = int(self._config["hidden_size"]) // self._heads
@@ -82,8 +82,8 @@ class _Builder:
         return op.add(hidden, self._linear(f"{name}mlp.down_proj.weight", op.multiply(gate, up)))
 
     def _constant(self, name: str) -> Node:
-        made = op.constant(self._weights.pop(name).astype(np.float16), name=name)
-        return op.convert(made, "f32")
+        weight = read_tensor(self._checkpoint, name)
+        return op.convert(op.constant(weight.astype(np.float16), name=name), "f32")
 
     def _linear(self, name: str, x: Node) -> Node:
         return op.matmul(x, self._constant(name), False, True)
@@ -92,7 +92,7 @@ class _Builder:
         mean = op.reduce_mean(op.power(x, np.float32(2)), np.array([-1]), True)
         root = op.sqrt(op.add(mean, np.float32(self._config["rms_norm_eps"])))
         scaled = op.multiply(x, op.divide(np.float32(1), root))
-        return op.multiply(scaled, op.constant(self._weights.pop(name).astype(np.float32)))
+        return op.multiply(scaled, op.constant(read_tensor(self._checkpoint, name)))
 
     def _split(self, name: str, x: Node, heads: int) -> Node:
         """[1, heads, T, size]"""

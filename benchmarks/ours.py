@@ -47,19 +47,13 @@ def checkpoint(shape: str, weights: Weights, folder: Path) -> Path:
 
 
 def prepare(source: Path, folder: Path, backend: str, weights: Weights) -> Path:
-    """The artifact of the checkpoint for a backend, built once."""
+    """The artifact of the checkpoint for a backend, built anew: our code may have changed."""
     import arkinfer
 
     path = folder / f"{backend}-{weights}.ark"
-    if not path.exists():
-        arkinfer.build(
-            source,
-            quant=QUANT[weights],
-            embedding=HEAD,
-            backend=backend,
-            output=path,
-            chunk=CHUNK,
-        )
+    arkinfer.build(
+        source, quant=QUANT[weights], embedding=HEAD, backend=backend, output=path, chunk=CHUNK
+    )
     return path
 
 

@@ -228,6 +228,7 @@ def tables(found: Results, rule: Rule | None = None) -> list[Table]:
                 if case.kind != "step" and reference.name in run.seconds[case]:
                     made.append(_case(run, case, group, reference, rule, f"{weights}, {threads}"))
         made += _steps(run, found, threads)
+        made += _machine(run, found, threads)
         made.append(_processes(run, found, threads))
     return made
 
@@ -265,7 +266,8 @@ def _interval(run: Run, name: str, other: str, case: Case, rule: Rule) -> str:
 
 def _steps(run: Run, found: Results, threads: str) -> list[Table]:
     rows: list[tuple[str, ...]] = []
-    for case, by_name in run.seconds.items():
+    for case in sorted(run.seconds, key=lambda c: (c.depth, c.tokens)):
+        by_name = run.seconds[case]
         for contender in found.contenders:
             if case.kind == "step" and contender.name in by_name:
                 cost = run.cost(contender.name, case)
@@ -276,6 +278,30 @@ def _steps(run: Run, found: Results, threads: str) -> list[Table]:
                                  f"{middle:.2f}", f"{low:.2f} … {high:.2f}"))  # fmt: skip
     header = ("", "ms", "single tokens", "quartiles")
     return [Table(f"what a step costs, {threads}", header, rows)] if rows else []
+
+
+def _machine(run: Run, found: Results, threads: str) -> list[Table]:
+    """What the limits are in bytes and operations; a product and its sum are two."""
+    rows: list[tuple[str, ...]] = []
+    for contender in found.contenders:
+        facts = run.facts.get(contender.name, {})
+        if contender.role != "limit" or "work" not in facts:
+            continue
+        work = facts["work"]
+        for case, by_name in run.seconds.items():
+            if contender.name not in by_name:
+                continue
+            speed = run.speed(contender.name, case)
+            if case.kind == "decode":
+                size = work["weights"] + work["cached"] * (case.depth + case.tokens // 2)
+                row = (f"{size / 1e6:,.1f} MB", f"{speed * size / 1e9:,.1f} GB/s", "reads")
+            else:
+                count = 2 * (work["products"] + work["head"] / case.tokens)
+                row = (f"{count / 1e6:,.0f} M int8", f"{speed * count / 1e9:,.0f} Gop/s",
+                       facts["dot"])  # fmt: skip
+            rows.append((f"{case.name}, {contender.name}", *row))
+    header = ("", "for a token", "measured", "by")
+    return [Table(f"the machine, {threads}", header, rows)] if rows else []
 
 
 def _processes(run: Run, found: Results, threads: str) -> Table:

@@ -21,8 +21,7 @@ from benchmarks.peers import llama_bench
 from tests.benchmarks import fake_peer
 
 SAMPLES = Path(__file__).with_name("samples")
-"""What the programs printed, unchanged: that of ik_llama.cpp at 8337e4c, that of llama.cpp as in
-llama-cpp-python 0.3.36; both ran the 0.5B shape."""
+"""What the program of ik_llama.cpp at 8337e4c printed, unchanged; it ran the 0.5B shape."""
 
 
 def test_every_peer_says_what_it_is():

@@ -14,6 +14,7 @@ from benchmarks.results import Contender, Results, Run, read_results, tables
 
 DECODE, STEP, PREFILL = Case("decode", 0, 10), Case("step", 0, 4), Case("prefill", 0, 512)
 US, THEM = "arkinfer-tvm", "peer"
+LIMIT = {"dot": "AVX2", "work": {"weights": 2_000_000, "cached": 1000, "products": 1, "head": 1}}
 
 
 def results() -> Results:
@@ -30,7 +31,7 @@ def results() -> Results:
         2,
         {DECODE: {US: ours, THEM: theirs, "limit": limit}, STEP: {US: steps},
          PREFILL: {US: ours, THEM: theirs}},
-        {US: facts, THEM: {**facts, "correlation": None}, "limit": facts},
+        {US: facts, THEM: {**facts, "correlation": None}, "limit": facts | LIMIT},
     )  # fmt: skip
     contenders = [
         Contender(US, "ours", "int4", "fast"), Contender("limit", "limit", "int4", "all of it"),
@@ -61,7 +62,8 @@ def test_what_a_step_costs():
 def test_tables():
     made = {table.title: table for table in tables(results())}
     assert list(made) == ["prefill 512, int4, 2 threads", "decode at 0, int4, 2 threads",
-                          "what a step costs, 2 threads", "processes, 2 threads"]  # fmt: skip
+                          "what a step costs, 2 threads", "the machine, 2 threads",
+                          "processes, 2 threads"]  # fmt: skip
     assert made["decode at 0, int4, 2 threads"].lines() == [
         "|              | tokens/s | arkinfer-tvm is |   quartiles |",
         "| ------------ | -------: | --------------: | ----------: |",
@@ -71,6 +73,9 @@ def test_tables():
     ]
     assert made["what a step costs, 2 threads"].rows == [
         ("step of 4 at 0, arkinfer-tvm", "37.50", "1.50", "1.50 … 1.50")
+    ]
+    assert made["the machine, 2 threads"].rows == [
+        ("decode at 0, limit", "2.0 MB", "0.2 GB/s", "reads")
     ]
     rows = made["processes, 2 threads"].rows
     assert rows[0] == (US, "0.50", "1.00", "1", "3", "0.88", "prefilled")
