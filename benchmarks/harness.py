@@ -208,7 +208,8 @@ def _rehearse(
 
 def _left_out(contender: Contender, error: ArkError, given: argparse.Namespace, skip: Say) -> None:
     """Says so; raises the error where it was asked for by name, or is ours."""
-    if contender.role == "ours" or contender.name in (given.peers or ()):
+    named = contender.name in (given.peers or ()) or contender.name.startswith(llama_bench.NAME)
+    if contender.role == "ours" or named:
         raise error
     skip(f"{contender.name} is skipped: {error}")
 

@@ -70,7 +70,7 @@ def test_a_peer_whose_speed_is_known(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_the_tables_that_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert harness.main([*QUICK, "--peers", "fake", "--folder", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    titles = [line for line in lines if line.endswith("1 thread")]
+    titles = [line for line in lines if line.endswith("1 thread") and line[0] != " "]
     assert titles == ["prefill 4, int4, 1 thread", "decode at 0, int4, 1 thread",
                       "processes, 1 thread"]  # fmt: skip
     head = lines[lines.index("decode at 0, int4, 1 thread") + 2]
@@ -108,6 +108,19 @@ def test_requests_that_cannot_be_met(
 def test_a_peer_that_was_asked_for_must_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert harness.main([*QUICK, "--folder", str(tmp_path), "--peers", "broken"]) == 1
     assert "The process that ran broken ended with code 7" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("demo", "fake")
+def test_a_program_that_was_given_must_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    program = tmp_path / "llama-bench"
+    program.write_text("#!/bin/sh\n")
+    words = ["--peers", "none", "--llama-bench", str(program), "--gguf-types", "Q9"]
+    assert harness.main([*QUICK, "--folder", str(tmp_path), *words]) == 4
+    assert capsys.readouterr().err == (
+        'error: The model for the peer "llama-bench-q9" could not be made. There is no program '
+        f"{tmp_path}/llama-quantize, which makes Q9. It needs: pip install gguf safetensors torch, "
+        "or all peers beside ours: make peers.\n"
+    )
 
 
 def test_heats():
