@@ -87,14 +87,15 @@ NUMERICS: dict[tuple[str, str], Tolerance] = {
 CACHES: dict[tuple[str, str], Tolerance] = {
     **{(b, "fp32"): Tolerance(0, 0) for b in ("onnxruntime", "tvm", "reference", "tensorrt")},
     ("tensorrt", "fp16"): Tolerance(0, 0),
-    **{(b, "bf16"): Tolerance(0.022, 1.1e-4, 0.02, 0.014) for b in ("tvm", "reference")},
+    **{(b, "bf16"): Tolerance(0.022, 1.4e-4, 0.02, 0.014) for b in ("tvm", "reference")},
     **{(b, "fp16"): Tolerance(4e-3, 4e-6, 2.2e-3, 1e-3) for b in ("tvm", "reference")},
     **{(b, "int8"): Tolerance(0.18, 4e-3, 0.08, 0.03) for b in ("onnxruntime", "tvm", "reference")},
 }
 """(backend, the cache's type) -> what the cache may cost. Measured: 0.058, 1.1e-3, 0.022, 0.015;
-with scales per token less: 0.026, 3.2e-4, 0.016, 5.7e-3 (the demo model, none). bf16: 7.3e-3,
-3.6e-5, 6.6e-3, 4.6e-3; fp16: 1.3e-3, 1.2e-6, 7.3e-4, 3.4e-4 (of the rows that files keep, on the
-reference; who attends in float32 rounds no more). TensorRT's are those of its numerics anyway.
+with scales per token less: 0.026, 3.2e-4, 0.016, 5.7e-3 (the demo model, none). bf16: 7.4e-3,
+4.7e-5, 6.8e-3, 4.6e-3 (TVM, which may round queries to bf16, too; the reference 3.6e-5 and 6.6e-3);
+fp16: 1.3e-3, 1.2e-6, 7.8e-4, 3.4e-4; both of the rows that files keep. TensorRT's are those of its
+numerics anyway.
 
 Golden vectors know of float32 caches only: how rounding enters the sums of attention is the
 backend's to choose (ONNX Runtime rounds the queries, too), so all of it counts here."""

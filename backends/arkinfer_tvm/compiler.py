@@ -37,6 +37,10 @@ class TvmCompiler:
     def supports(self, node: ir.Node, target: Target) -> Support:
         return supports(node, target)
 
+    def caches(self, target: Target) -> tuple[str, ...]:
+        """See `arkinfer.backend.contract.CacheKeeper`: half of what attention has to read."""
+        return "bf16", "f32"
+
     def check(self, target: Target) -> None:
         """See `arkinfer.backend.contract.TargetChecker`."""
         try:

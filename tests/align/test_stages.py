@@ -30,6 +30,7 @@ Aligned = Callable[..., Report]
         pytest.param({"quant": "none", "kv": "int8"}, id="int8 by channel"),
         pytest.param({"quant": "none", "kv": "bf16", "backend": "reference"}, id="bf16 cache"),
         pytest.param({"quant": "int8", "kv": "fp16", "backend": "reference"}, id="fp16 cache"),
+        pytest.param({"quant": "none", "kv": "bf16", "backend": "tvm"}, id="bf16 cache tvm"),
         pytest.param({"quant": "int8", "embedding": "none", "dtype": "fp16"}, id="int8 fp16"),
         pytest.param({"quant": "int4-g32-asym", "context": 40, "chunk": 33}, id="int4 asym"),
         pytest.param({"quant": "int4-g32", "activations": "fp32"}, id="int4 fp32"),

@@ -127,8 +127,25 @@ def test_who_runs_no_attention_at_all_is_left_to_placement() -> None:
 
 
 @pytest.mark.parametrize(
+    ("backend", "kv"),
+    [
+        ("tvm", "bf16"),
+        ("reference", "fp32"),
+        ("onnxruntime", "fp32"),
+        (("tvm", "reference"), "bf16"),
+        (("tvm", "onnxruntime"), "fp32"),
+        (("reference", "tvm"), "fp32"),
+    ],
+)
+def test_what_the_backends_here_prefer(backend: str | tuple[str, ...], kv: str) -> None:
+    made = BuildOptions.make(Asked(quant="none", backend=backend))
+    assert with_kv_form(made, CONFIG).kv == kv
+
+
+@pytest.mark.parametrize(
     ("backend", "taken"),
     [
+        ("tvm", "fp32 bf16 fp16 int8"),
         ("reference", "fp32 bf16 fp16 int8"),
         ("onnxruntime", "fp32 int8"),
         (("reference", "onnxruntime"), "fp32 int8"),
@@ -142,8 +159,6 @@ def test_what_the_backends_here_take(backend: str | tuple[str, ...], taken: str)
         else:
             with pytest.raises(UnsupportedError, match="it takes them in fp32 or int8"):
                 with_kv_form(made, CONFIG)
-    made = BuildOptions.make(Asked(quant="none", backend=backend))
-    assert with_kv_form(made, CONFIG).kv == "fp32"
 
 
 def test_tensorrt_keeps_float16_by_either_name() -> None:
