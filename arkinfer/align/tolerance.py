@@ -121,8 +121,9 @@ def of_backend(backend: str, line: Line) -> Tolerance:
     if backend == "reference":
         return REFERENCE
     if line.op == "quant.linear":
-        exact = backend != "onnxruntime" or line.attributes["activations"] == "f32"
-        return KERNEL if exact else _INT8_ACTIVATIONS
+        return KERNEL if line.attributes["activations"] == "f32" else _INT8_ACTIVATIONS
+    if backend == "tvm" and line.op == "quant.embedding":
+        return _HALF_SCALES
     if backend == "tvm" and line.op == "attn.dense" and cache_form(line) == "bf16":
         return _PAIRS
     kept = {kind.dtype for kind in line.types if isinstance(kind, CacheType)}
@@ -147,11 +148,13 @@ _EITHER = {
 """For one of the 64 numbers of a row, or for one token's of a channel. Rounding all of them towards
 zero costs more: 2.7e-3 and 3.4e-4."""
 
-_INT8_ACTIVATIONS = Tolerance(
-    0.04, 0.12, "ONNX Runtime quantizes the activations to int8, a scale per block"
-)
+_INT8_ACTIVATIONS = Tolerance(0.04, 0.12, "activations are quantized to int8, a scale per block")
 """Measured: at most 1.8 %, in one channel 5.0 %, both of the demo model's `down_proj`, whose input
 has outliers."""
+
+
+_HALF_SCALES = Tolerance(5e-4, 1e-3, "TVM shares a head's matrix, whose scales are float16")
+"""Rounding to 11 bits of mantissa costs at most 2^-11."""
 
 
 def of_pair(ours: Line, theirs: Line, backend: str) -> Tolerance:

@@ -13,8 +13,11 @@ import subprocess
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import tvm
+from tvm.s_tir import transform as s_tir
+from tvm.tirx import transform as tirx
 
 from arkinfer.backend.scratch import scratch_folder
 from arkinfer.errors import DeviceError, InternalError
@@ -72,11 +75,32 @@ def compile_kernels(names: Mapping[Kernel, str], isa: str) -> bytes:
     known = ISAS[isa]
     functions = {name: kernel.function(name, known) for kernel, name in names.items()}
     target = tvm.target.Target(known.target)
-    executable = tvm.compile(tvm.IRModule(functions), target=target)
+    with target:
+        lowered = _lowered(tvm.IRModule(functions), target)
+    built = tvm.get_global_func("target.build.llvm")(lowered, target)
     with scratch_folder() as folder:
         path = folder / "kernels.o"
-        executable.mod.write_to_file(str(path), "o")
+        built.write_to_file(str(path), "o")
         return path.read_bytes()
+
+
+def _lowered(module: Any, target: Any) -> Any:
+    """As LLVM's back end takes it. What kernels do not use is left out: threads of a GPU, copies,
+    pipelines; and simplifications, which take TVM minutes in large kernels, and LLVM nothing."""
+    passes = [
+        tirx.BindTarget(target.with_host(target)),
+        s_tir.LowerInitBlock(),
+        s_tir.PlanAndUpdateBufferAllocationLocation(),
+        s_tir.ConvertBlocksToOpaque(),
+        s_tir.LowerOpaqueBlock(),
+        tirx.FlattenBuffer(),
+        tirx.AnnotateEntryFunc(),
+        tirx.SplitHostDevice(),
+        tirx.MakePackedAPI(),
+        tirx.LowerTVMBuiltin(),
+        tirx.LowerIntrin(),
+    ]
+    return tvm.ir.transform.Sequential(passes)(module)
 
 
 def c_compiler(arch: str) -> CCompiler:

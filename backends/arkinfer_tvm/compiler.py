@@ -1,6 +1,6 @@
 """Lowers a module to a program and a library of compiled kernels: the host half.
 
-Weights stay as they are in the file; the executor maps them. Knows no pass and no checkpoint.
+Matrices are repacked as kernels read them. Knows no pass and no checkpoint.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class TvmCompiler:
 
     name = "tvm"
     legalizations: tuple[str, ...] = ()
-    activations: tuple[str, ...] = ("f32",)
+    activations: tuple[str, ...] = ("i8", "f32")
 
     def supports(self, node: ir.Node, target: Target) -> Support:
         return supports(node, target)
@@ -55,19 +55,20 @@ class TvmCompiler:
         try:  # imported here, because supports() does without the compiler wheel
             from arkinfer_tvm.build import build_library
             from arkinfer_tvm.lower import KernelTable, Lowering
+            from arkinfer_tvm.stored import Stored
         except ImportError as error:
             raise _missing(error) from error
         function = module.functions["step"]
         symbols = _check(module, function, target)
         chunk = _integer(module, "chunk")
         table = KernelTable()
+        stored = Stored(out, target.arch, function)
         out.file(SECTION_IR, ir.print_module(module).encode())
         lowerings = [
             Lowering(
                 function,
                 {symbols["tokens"]: most, symbols["rows"]: most},
-                _scales,
-                out.weight,
+                stored,
                 table,
             )
             for most in (*(size for size in SIZES if size < chunk), chunk)
@@ -129,11 +130,6 @@ def _missing(error: ImportError) -> DeviceError:
         f'The Python package "{(error.name or "tvm").partition(".")[0]}" is missing',
         'Install it: pip install "arkinfer[build]"',
     )
-
-
-def _scales(weight: ir.Weight) -> str:
-    """The section writer stores all scales in float32; no number needs to be read to know that."""
-    return "f32"
 
 
 def isas_of(target: Target) -> list[str]:

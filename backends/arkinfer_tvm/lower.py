@@ -6,7 +6,7 @@ Knows the kernels by what they are made for, and no TVM: building them is `build
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -14,15 +14,10 @@ from arkinfer import ir
 from arkinfer.errors import InternalError, UnsupportedError
 from arkinfer_tvm import kernels
 from arkinfer_tvm.cache_forms import cache_forms
-from arkinfer_tvm.kernels.quantized import Layout
+from arkinfer_tvm.lower_matrix import MatrixLowering, number
 from arkinfer_tvm.program import Cache, Call, Dimension, Operand, Program, Seen
 from arkinfer_tvm.scratch import ALIGNMENT, Lifetime, place
-
-Scales = Callable[[ir.Weight], str]
-"""The IR dtype that a quantized weight's scales are stored in."""
-
-Parts = Callable[[ir.Weight], Mapping[str, str]]
-"""Stores a weight: part name -> tensor name, as `SectionWriter.weight`."""
+from arkinfer_tvm.stored import Stored
 
 
 class KernelTable:
@@ -60,14 +55,13 @@ class _Call:
     jobs: Dimension
 
 
-class Lowering:
+class Lowering(MatrixLowering):
     """The lowering of one function, for steps of some size.
 
     Args:
         function: verified; every node is supported.
         limits: the greatest value of each symbol that counts rows; kernels are chosen by it.
-        scales: says how scales are stored.
-        parts: stores a weight.
+        stored: stores weights.
         table: collects the kernels; several functions may share one.
     """
 
@@ -75,12 +69,12 @@ class Lowering:
         self,
         function: ir.Function,
         limits: Mapping[str, int],
-        scales: Scales,
-        parts: Parts,
+        stored: Stored,
         table: KernelTable,
     ) -> None:
-        self.function, self.limits, self.scales = function, limits, scales
-        self.parts, self.table = parts, table
+        self.function, self.limits = function, limits
+        self.stored, self.table = stored, table
+        super().__init__()
         self._homes: dict[ir.Value, Home] = {}
         self._caches: dict[ir.Value, int] = {}
         self._shapes: list[Cache] = []
@@ -92,7 +86,6 @@ class Lowering:
         self._seen: list[Seen] = []
         self._value_names = ir.value_names(function)
         self._angles: dict[tuple[ir.Value, str, float], Home] = {}
-        self._arranged: dict[tuple[ir.Value, kernels.Kernel, str], Home] = {}
         named = zip(function.output_names, function.outputs, strict=True)
         self._ports = {v: name for name, v in named if not isinstance(v.type, ir.CacheType)}
 
@@ -130,6 +123,8 @@ class Lowering:
             place, count = self._cached(value), value.type.shape[0]
             width, offset = math.prod(row), 0
             dtype = self._shape(value).dtype
+        elif value not in self._homes:
+            return  # it is inside of a kernel
         else:
             home = self._homes[value]
             place, count = Operand("scratch", home.buffer), home.count
@@ -145,54 +140,10 @@ class Lowering:
 
     # --- the ops ---
 
-    def _nn_embedding(self, node: ir.Node) -> None:
-        tokens, table = node.values[0], node.weights[0]
-        width = _fixed(table.type.shape[1])
-        kernel = kernels.Embedding(width, _dtype(table), _number(node, "scale"))
-        self._rowwise(node, kernel, tokens=tokens, table=self._dense(table))
-
-    def _quant_embedding(self, node: ir.Node) -> None:
-        tokens, table = node.values[0], node.weights[0]
-        kernel = kernels.QuantEmbedding(self._layout(table), _number(node, "scale"))
-        self._rowwise(node, kernel, tokens=tokens, **self._quantized(table))
-
-    def _nn_linear(self, node: ir.Node) -> None:
-        x, weight = node.values[0], node.weights[0]
-        outputs = _fixed(weight.type.shape[0])
-        kernel = kernels.Linear(self._homes[x].rows, outputs, _dtype(weight))
-        self._rowwise(node, kernel, x=x, weight=self._dense(weight))
-
-    def _quant_linear(self, node: ir.Node) -> None:
-        x, weight = node.values[0], node.weights[0]
-        layout, parts = self._layout(weight), self._quantized(weight)
-        order = parts.pop("order", None)
-        kernel = kernels.QuantLinear(layout, _fixed(weight.type.shape[0]))
-        self._rowwise(node, kernel, x=self._arrange(x, layout, order), **parts)
-
-    def _arrange(self, x: ir.Value, layout: Layout, order: Operand | None) -> Home:
-        """x in the order of the codes; made once for all matrices that want the same."""
-        home = self._homes[x]
-        contiguous = home.rows.stride == home.rows.width and home.rows.offset == 0
-        if layout.planes == 1 and order is None and contiguous:
-            return home
-        kernel = kernels.Arrange(home.rows, layout.planes, layout.lanes, order is not None)
-        key = (x, kernel, str(order.key) if order else "")
-        if key not in self._arranged:
-            made = self._buffer(home.count, home.rows.width)
-            extra = {"order": order} if order else {}
-            self._call(kernel, home.count, x=home, **extra, out=made)
-            self._arranged[key] = made
-        return self._arranged[key]
-
-    def _nn_rms_norm(self, node: ir.Node) -> None:
-        x, weight = node.values[0], node.weights[0]
-        kernel = kernels.RMSNorm(self._homes[x].rows, _dtype(weight), _number(node, "eps"))
-        self._rowwise(node, kernel, x=x, weight=self._dense(weight))
-
     def _nn_rope(self, node: ir.Node) -> None:
         x, positions = node.values
         _, heads, size = (d if isinstance(d, int) else 0 for d in x.tensor.shape)
-        factor, frequency = _number(node, "factor"), node.weights[0]
+        factor, frequency = number(node, "factor"), node.weights[0]
         key = (positions, frequency.name, factor)
         if key not in self._angles:  # all layers turn by the same ones
             angles = kernels.Angles(size // 2, factor)
@@ -204,16 +155,6 @@ class Lowering:
             self._angles[key] = table
         kernel = kernels.Rope(self._homes[x].rows, heads, size)
         self._rowwise(node, kernel, x=x, table=self._angles[key])
-
-    def _nn_silu_mul(self, node: ir.Node) -> None:
-        gate, up = node.values
-        kernel = kernels.SiluMul(self._homes[gate].rows, self._homes[up].rows)
-        self._rowwise(node, kernel, gate=gate, up=up)
-
-    def _nn_add(self, node: ir.Node) -> None:
-        a, b = node.values
-        kernel = kernels.Add(self._homes[a].rows, self._homes[b].rows, _number(node, "scale"))
-        self._rowwise(node, kernel, residual=a, branch=b)
 
     def _cache_append(self, node: ir.Node) -> None:
         cache, rows, *scales = node.values
@@ -234,7 +175,7 @@ class Lowering:
         _, heads, _ = (d if isinstance(d, int) else 0 for d in q.tensor.shape)
         given = [*map(self._cached, scales), *map(self._dense, node.weights)]  # none, or two
         form = kernels.TOKEN if scales else kernels.CHANNEL if given else ""
-        home, scale = self._homes[q], _number(node, "scale")
+        home, scale = self._homes[q], number(node, "scale")
         cache, most = self._shape(k), self._most(home.count)
         tokens, ranges = kernels.tiles(most, heads, cache)
         kernel = kernels.Attention(home.rows, heads, cache, scale, form, tokens, ranges)
@@ -288,9 +229,13 @@ class Lowering:
         width = math.prod(_fixed(d) for d in shape[1:])
         return self._buffer(shape[0], width, value.tensor.dtype, port)
 
-    def _buffer(self, count: ir.Dim, width: int, dtype: str = "f32", port: str = "") -> Home:
+    def _buffer(
+        self, count: ir.Dim, width: int, dtype: str = "f32", port: str = "", spare: int = 0
+    ) -> Home:
+        """Memory for so many rows, and for spare ones that nobody looks at."""
         now = len(self._calls)
-        size = 0 if port else self._most(count) * width * ir.DTYPES[dtype].itemsize
+        rows = 0 if port else self._most(count) + spare
+        size = rows * width * ir.DTYPES[dtype].itemsize
         self._buffers.append(_Buffer(size, now, now, port))
         return Home(len(self._buffers) - 1, count, kernels.Strided(width, width), dtype)
 
@@ -336,17 +281,10 @@ class Lowering:
         return self._dims.setdefault(known, len(self._dims))
 
     def _dense(self, weight: ir.Weight) -> Operand:
-        return Operand("weight", self.parts(weight)[""])
+        return self._tensor(self.stored.whole(weight))
 
-    def _quantized(self, weight: ir.Weight) -> dict[str, Operand]:
-        return {part: Operand("weight", name) for part, name in self.parts(weight).items()}
-
-    def _layout(self, weight: ir.Weight) -> Layout:
-        assert isinstance(weight.type, ir.QuantizedType)
-        scheme, columns = weight.type.scheme, weight.type.shape[1]
-        dtype = self.scales(weight)
-        group = scheme.group_size(columns)
-        return Layout(scheme.bits, group, columns, scheme.offset, dtype, scheme.act_order)
+    def _tensor(self, name: str) -> Operand:
+        return Operand("weight", name)
 
     def _placed(self) -> Program:
         inner = [i for i, b in enumerate(self._buffers) if not b.port]
@@ -378,14 +316,3 @@ def _fixed(d: ir.Dim) -> int:
     if not isinstance(d, int):
         raise UnsupportedError(f"The dim {d} is not fixed, and only the first one may be so")
     return d
-
-
-def _dtype(weight: ir.Weight) -> str:
-    assert isinstance(weight.type, ir.TensorType)
-    return weight.type.dtype
-
-
-def _number(node: ir.Node, name: str) -> float:
-    value = node.attributes[name]
-    assert isinstance(value, (int, float))
-    return float(value)

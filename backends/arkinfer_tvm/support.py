@@ -7,7 +7,6 @@ from collections.abc import Callable
 from arkinfer import ir
 from arkinfer.backend.contract import Support
 from arkinfer.ir.ops.attention import SCALES
-from arkinfer.packing import Scheme
 from arkinfer.targets import Target
 from arkinfer_tvm.cache_forms import CACHES
 from arkinfer_tvm.cpu import ISAS
@@ -15,8 +14,7 @@ from arkinfer_tvm.cpu import ISAS
 DENSE = ("f32", "bf16", "f16")
 """Dtypes of dense weights, all computed in float32."""
 
-DEQUANTIZING = "weights are dequantized to float32 in the kernel, without integer dot products"
-STRADDLING = ", and codes that lie in two bytes are gathered"
+AS_THEY_ARE = "activations stay as they are, and codes become float32 one input at a time"
 
 
 def supports(node: ir.Node, target: Target) -> Support:
@@ -34,25 +32,17 @@ def _linear(node: ir.Node) -> Support:
         return Support.no("its matrix must be a weight, and its input a value")
     if len(x.tensor.shape) != 2:
         return Support.no(f"its input must have 2 dims, not {len(x.tensor.shape)}")
-    return _weight(weight)
+    if isinstance(weight.type, ir.QuantizedType):
+        as_they_are = node.attributes["activations"] == "f32"
+        return Support.slow(AS_THEY_ARE) if as_they_are else Support.fast()
+    return _dense(weight)
 
 
 def _embedding(node: ir.Node) -> Support:
     table = node.operands[1]
     if not isinstance(table, ir.Weight):
         return Support.no("its table must be a weight")
-    return _weight(table)
-
-
-def _weight(weight: ir.Weight) -> Support:
-    if isinstance(weight.type, ir.QuantizedType):
-        return _scheme(weight.type.scheme)
-    return _dense(weight)
-
-
-def _scheme(scheme: Scheme) -> Support:
-    straddling = 8 % scheme.bits != 0
-    return Support.slow(f"{DEQUANTIZING}{STRADDLING if straddling else ''}")
+    return Support.fast() if isinstance(table.type, ir.QuantizedType) else _dense(table)
 
 
 def _dense(weight: ir.Weight) -> Support:

@@ -34,7 +34,8 @@ TOLERANCES = {
     # Measured: up to 0.046. An activation on a rounding boundary may fall on either side of it
     # when a kernel for one row adds in another order than that for many: as much again.
     "onnxruntime": Tolerance(2e-5, 0.08),
-    "tvm": Tolerance(2e-5, 2e-5),
+    # Activations are quantized to int8 by group of at most 128, scales are kept in float16.
+    "tvm": Tolerance(2e-5, 0.08),
     # The network computes in float16; measured: up to 0.004. In float32 it is held to 1e-4, in
     # trt/test_network.py.
     "tensorrt": Tolerance(0.01, 0.01),

@@ -154,6 +154,7 @@ def by_register(isa: Isa, intrinsic: Callable[..., Expr], *operands: Expr) -> Ex
     count = isa.per_block
     if count == 1:
         return intrinsic(*operands)
+    operands = tuple(build.Bind(operand) for operand in operands)
     parts: list[Expr] = []
     for number in range(count):
         registers = [part(operand, number, count) for operand in operands]

@@ -7,8 +7,11 @@ from arkinfer_tvm.kernels.attention import Attention, Combine, tiles
 from arkinfer_tvm.kernels.attention_tile import CHANNEL, TOKEN
 from arkinfer_tvm.kernels.cache import Append
 from arkinfer_tvm.kernels.common import Kernel, Strided
-from arkinfer_tvm.kernels.embedding import Embedding, QuantEmbedding
-from arkinfer_tvm.kernels.linear import Arrange, Linear, QuantLinear
+from arkinfer_tvm.kernels.embedding import Embedding, StreamEmbedding
+from arkinfer_tvm.kernels.finish import AddTo, Finish, Gate
+from arkinfer_tvm.kernels.linear import QuantLinear
+from arkinfer_tvm.kernels.linear_float import FloatLinear
+from arkinfer_tvm.kernels.quantize import Arrange, Inputs, Norm, Quantize
 from arkinfer_tvm.kernels.rope import Angles, Rope
 from arkinfer_tvm.kernels.rowwise import Add, Range, RMSNorm, SiluMul, Take
 
@@ -16,20 +19,26 @@ __all__ = [
     "CHANNEL",
     "TOKEN",
     "Add",
+    "AddTo",
     "Angles",
     "Append",
     "Arrange",
     "Attention",
     "Combine",
     "Embedding",
+    "Finish",
+    "FloatLinear",
+    "Gate",
+    "Inputs",
     "Kernel",
-    "Linear",
-    "QuantEmbedding",
+    "Norm",
     "QuantLinear",
+    "Quantize",
     "RMSNorm",
     "Range",
     "Rope",
     "SiluMul",
+    "StreamEmbedding",
     "Strided",
     "Take",
     "tiles",

@@ -1,4 +1,6 @@
-"""Kernels that fetch rows of a table by token id."""
+"""Kernels that fetch rows of a table by token id: from rows as they are in a file, or out of the
+streams that a head multiplies by, so that a tied table is stored once.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from arkinfer_tvm.kernels.common import (
     stored,
     widen,
 )
-from arkinfer_tvm.kernels.quantized import Layout
+from arkinfer_tvm.layout import LANES, LINE, DenseStream, Stream
 
 
 @dataclass(frozen=True)
@@ -51,30 +53,70 @@ class Embedding(RowKernel):
 
 
 @dataclass(frozen=True)
-class QuantEmbedding(RowKernel):
-    """out[t] = scale * dequantize(table)[tokens[t]]; one code at a time: it is a row per token."""
+class StreamEmbedding(RowKernel):
+    """out[t] = scale * table[tokens[t]], one number at a time: it is a row per token."""
 
-    family: ClassVar[str] = "quant_embedding"
-    layout: Layout
+    family: ClassVar[str] = "embedding"
+    stream: Stream | DenseStream
     scale: float
 
     def parameters(self) -> dict[str, str]:
-        return {
-            "tokens": "int64",
-            **self.layout.parameters(),
-            "out": "float32",
-        }
+        ordered = isinstance(self.stream, Stream) and self.stream.order
+        order = {"order": "int32"} if ordered else {}
+        return {"tokens": "int64", "weight": "uint8", **order, "out": "float32"}
 
     def row(self, isa: Isa, p: SimpleNamespace, t: Expr) -> None:
-        layout = self.layout
-        size = layout.group
         token = bind(load(p.tokens, t))
-        with loop(layout.groups) as g:
-            terms = layout.terms(p, token, g)
-            with loop(size) as i:
-                value = layout.value(layout.code(p, token, g, i), terms)
-                column = bind(g * i64(size) + i)
-                if layout.order:
-                    column = bind(build.cast(load(p.order, column), "int64"))
-                out = t * i64(layout.columns) + column
-                store(p.out, out, value * constant(self.scale))
+        slab = bind(token // i64(self.stream.channels))
+        channel = bind(token % i64(self.stream.channels))
+        out = bind(t * i64(self.stream.columns))
+        if isinstance(self.stream, Stream):
+            self._quantized(isa, p, self.stream, slab, channel, out)
+            return
+        size = self.stream.itemsize
+        with loop(self.stream.columns) as k:
+            at = bind(k * i64(self.stream.channels) + channel)
+            value = _number(p, slab * i64(self.stream.slab) + at * i64(size), self.stream.dtype)
+            store(p.out, out + k, value * constant(self.scale))
+
+    def _quantized(
+        self, isa: Isa, p: SimpleNamespace, stream: Stream, slab: Expr, channel: Expr, out: Expr
+    ) -> None:
+        start = bind(slab * i64(stream.slab))
+        lane = bind(channel % i64(LANES) * i64(4))
+        block = bind(channel // i64(LANES))
+        wide = 4 if stream.scale == "f32" else 2
+        factor = bind(_number(p, start + i64(stream.factors) + channel * i64(4), "f32"))
+        with loop(stream.groups) as g:
+            record = bind(start + g * i64(stream.record))
+            scale = _number(p, record + i64(stream.codes) + channel * i64(wide), stream.scale)
+            step, zero, least = bind(scale * factor), constant(0.0), constant(0.0)
+            if stream.offset == "zero":
+                code = load(p.weight, record + i64(stream.zeros) + channel)
+                zero = bind(build.cast(code, "float32"))
+            elif stream.offset == "none":
+                zero = constant(float(stream.middle))
+            else:
+                at = record + i64(stream.minima) + channel * i64(4)
+                least = bind(_number(p, at, "f32") * factor)
+            with loop(stream.group) as i:
+                line = bind(i // i64(stream.span))
+                inside = bind(i % i64(stream.span))
+                at = (line * i64(stream.blocks) + block) * i64(LINE) + lane + inside % i64(4)
+                byte = load(p.weight, record + at)
+                if stream.signed:
+                    byte = byte ^ constant(128, 1, "uint8")
+                shift = build.cast(inside // i64(4) * i64(stream.bits), "uint8")
+                code = (byte >> shift) & constant((1 << stream.bits) - 1, 1, "uint8")
+                value = (build.cast(code, "float32") - zero) * step + least
+                k = bind(g * i64(stream.group) + i)
+                if stream.order:
+                    k = bind(build.cast(load(p.order, k), "int64"))
+                store(p.out, out + k, value * constant(self.scale))
+
+
+def _number(p: SimpleNamespace, at: Expr, dtype: str) -> Expr:
+    """The float at a byte of `weight`."""
+    if dtype == "f32":
+        return build.reinterpret("float32", load(p.weight, at, 4))
+    return widen(build.reinterpret("uint16", load(p.weight, at, 2)), dtype)

@@ -1,142 +1,111 @@
-"""How kernels read a matrix in packing's canonical form, as it lies in the file.
+"""How kernels read a `Stream`: codes, scales and offsets as vectors of 16 channels.
 
-Source: `arkinfer.packing.QuantizedTensor`. Knows no particular kernel.
+Source: `arkinfer_tvm.layout`. Knows no particular kernel.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 from tvm.script.ir_builder import tirx as build
 
-from arkinfer_tvm.kernels.common import (
-    Buffer,
-    Expr,
-    bind,
-    constant,
-    i64,
-    kind,
-    lanes_of,
-    load,
-    spread,
-    stored,
-    widen,
-)
+from arkinfer_tvm.isa import Isa
+from arkinfer_tvm.kernels.common import Buffer, Expr, bind, constant, i64, load, spread
+from arkinfer_tvm.layout import LANES, LINE, Stream
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The parts of a quantized matrix with K = `columns`.
+class Reader:
+    """A stream in the memory of `weight` (uint8), as an instruction set reads it."""
 
-    `planes` codes fill `unit` bytes without a rest: 2 fill 1 where codes have 4 bits, 8 fill 3
-    where they have 3. A vector of `lanes` codes takes one code from each of `lanes` units.
+    isa: Isa
+    stream: Stream
+    weight: Buffer
 
-    Attributes:
-        bits: 2 to 8.
-        group: inputs that share a scale, in whole bytes.
-        columns: K.
-        offset: "none", "zero" or "min".
-        scale: IR dtype of scales and minima.
-        order: whether the inputs are permuted.
-    """
+    def slab(self, number: Expr) -> Expr:
+        """Where a slab begins."""
+        return bind(number * i64(self.stream.slab))
 
-    bits: int
-    group: int
-    columns: int
-    offset: str
-    scale: str
-    order: bool
+    def record(self, slab: Expr, group: Expr) -> Expr:
+        return bind(slab + group * i64(self.stream.record))
 
-    @property
-    def groups(self) -> int:
-        return self.columns // self.group
+    def line(self, record: Expr, line: Expr, block: Expr) -> Expr:
+        """Line `line` of a block, as it is stored: uint8x64."""
+        at = (line * i64(self.stream.blocks) + block) * i64(LINE)
+        return bind(load(self.weight, record + at, LINE))
 
-    @property
-    def planes(self) -> int:
-        return 8 // math.gcd(self.bits, 8)
+    def planes(self, line: Expr) -> list[Expr]:
+        """The codes of a line, four inputs of each channel at a time: uint8x64."""
+        bits = self.stream.bits
+        if bits == 8:
+            return [line]
+        mask = constant((1 << bits) - 1, LINE, "uint8")
+        wide = build.reinterpret("uint16x32", line)  # there is no shift of bytes
+        shifted = (
+            build.reinterpret("uint8x64", wide >> constant(shift, LINE // 2, "uint16"))
+            if shift
+            else line
+            for shift in range(0, 8, bits)
+        )
+        return [bind(each & mask) for each in shifted]
 
-    @property
-    def unit(self) -> int:
-        return self.bits // math.gcd(self.bits, 8)
+    def code(self, line: Expr, number: int) -> Expr:
+        """Input `number` of a line, as the stored code of each channel: int32x16."""
+        bits = self.stream.bits
+        plane, byte = divmod(number, 4)
+        if self.stream.signed:
+            up, down = (constant(n, LANES, "int32") for n in (24 - 8 * byte, 24))
+            return bind((build.reinterpret("int32x16", line) << up) >> down)
+        words = build.reinterpret("uint32x16", line)
+        shifted = words >> constant(8 * byte + bits * plane, LANES, "uint32")
+        low = shifted & constant((1 << bits) - 1, LANES, "uint32")
+        return bind(build.reinterpret("int32x16", low))
 
-    @property
-    def bytes(self) -> int:
-        """Of the codes of one group."""
-        return self.group * self.bits // 8
+    def dot(self, total: Expr, codes: Expr, activations: Expr) -> Expr:
+        """total + codes * activations, in int32, exact: see `Isa.dot`."""
+        most = self.isa.most_code
+        if self.stream.signed or (1 << self.stream.bits) - 1 <= most:
+            return self.isa.dot(total, codes, activations)
+        low, high = (constant(mask, LINE, "uint8") for mask in (0x7F, 0x80))
+        total = self.isa.dot(total, codes & low, activations)
+        return self.isa.dot(total, codes & high, activations)
 
-    @property
-    def lanes(self) -> int:
-        return lanes_of(self.group // self.planes)
+    def scale(self, record: Expr, block: Expr) -> Expr:
+        """The scales of a block's channels, float32, each its channel's factor times too small."""
+        at = record + i64(self.stream.codes)
+        if self.stream.scale == "f32":
+            return self._floats(at + block * i64(4 * LANES))
+        stored = load(self.weight, at + block * i64(2 * LANES), 2 * LANES)
+        return bind(self.isa.half(build.reinterpret("uint16x16", stored), LANES))
 
-    def parameters(self) -> dict[str, str]:
-        """The parts that a kernel takes, named as packing names them."""
-        kinds = {"codes": "uint8", "scale": stored(self.scale)}
-        if self.offset == "zero":
-            kinds["zero"] = "uint8"
-        if self.offset == "min":
-            kinds["min"] = stored(self.scale)
-        if self.order:
-            kinds["order"] = "int32"
-        return kinds
+    def minimum(self, record: Expr, block: Expr) -> Expr:
+        """The minima of a block's channels."""
+        return self._floats(record + i64(self.stream.minima) + block * i64(4 * LANES))
 
-    def terms(self, p: SimpleNamespace, row: Expr, g: Expr) -> tuple[Expr, Expr]:
-        """Scale and offset of a group: float32 scalars, computed once."""
-        at = bind(row * i64(self.groups) + g)
-        scale = bind(widen(load(p.scale, at), self.scale))
-        if self.offset == "min":
-            return scale, bind(widen(load(p.min, at), self.scale))
-        if self.offset == "none":
-            return scale, constant(float(1 << (self.bits - 1)))
-        size = -(-self.groups * self.bits // 8)
-        zero = self._code(p.zero, bind(row * i64(size)), size, g)
-        return scale, bind(build.cast(zero, "float32"))
+    def factor(self, slab: Expr, block: Expr) -> Expr:
+        """The factors of a block's channels."""
+        return self._floats(slab + i64(self.stream.factors) + block * i64(4 * LANES))
 
-    def value(self, code: Expr, terms: tuple[Expr, Expr], lanes: int = 1) -> Expr:
-        """Codes as the numbers that they stand for, float32."""
-        scale, offset = (spread(term, lanes) for term in terms)
-        wide = build.cast(build.cast(code, kind("int32", lanes)), kind("float32", lanes))
-        if self.offset == "min":
-            return bind(wide * scale + offset)
-        return bind((wide - offset) * scale)
+    def zero(self, record: Expr, block: Expr) -> Expr:
+        """int32x16: the stored code that stands for 0 (for the minimum, where there is one)."""
+        stream = self.stream
+        below = 128 if stream.signed else 0
+        if stream.offset == "zero":
+            at = record + i64(stream.zeros) + block * i64(LANES)
+            wide = build.cast(load(self.weight, at, LANES), "int32x16")
+            return bind(wide - constant(below, LANES, "int32")) if below else bind(wide)
+        middle = stream.middle if stream.offset == "none" else 0
+        return constant(middle - below, LANES, "int32")
 
-    def start(self, row: Expr, g: Expr) -> Expr:
-        """The first byte of a group."""
-        return bind((row * i64(self.groups) + g) * i64(self.bytes))
+    def without_zero(self, record: Expr, block: Expr, total: Expr) -> Expr:
+        """int32x16: what a dot product begins with, given the activations' sum (int32)."""
+        zero = self.zero(record, block)
+        if self.stream.offset == "zero":
+            return constant(0, LANES, "int32") - zero * spread(total, LANES)
+        below = 128 if self.stream.signed else 0
+        middle = self.stream.middle if self.stream.offset == "none" else 0
+        return spread(total * constant(below - middle, 1, "int32"), LANES)
 
-    def code(self, p: SimpleNamespace, row: Expr, g: Expr, i: Expr) -> Expr:
-        """Code i of a group, as uint8."""
-        return self._code(p.codes, self.start(row, g), self.bytes, i)
-
-    def _code(self, packed: Buffer, start: Expr, size: int, i: Expr) -> Expr:
-        """Code i of `size` packed bytes; it may end in the byte after the one it begins in."""
-        bit = bind(i * i64(self.bits))
-        byte = bind(bit // i64(8))
-        shift = bind(build.cast(bit % i64(8), "uint8"))
-        low = load(packed, start + byte) >> shift
-        if self.unit > 1:
-            after = load(packed, start + build.min(byte + i64(1), i64(size - 1)))
-            # In two steps, because a shift by 8 is undefined.
-            low = low | ((after << constant(1, 1, "uint8")) << (constant(7, 1, "uint8") - shift))
-        return low & constant((1 << self.bits) - 1, 1, "uint8")
-
-    def packed(self, p: SimpleNamespace, first: Expr) -> list[Expr]:
-        """The bytes of `lanes` units that begin at byte `first`, one vector per byte of a unit."""
-        return [
-            bind(load(p.codes, first + i64(byte), self.lanes, self.unit))
-            for byte in range(self.unit)
-        ]
-
-    def plane(self, packed: list[Expr], place: int) -> Expr:
-        """Code number `place` of every unit, as uint8."""
-        if self.bits == 8:
-            return packed[0]
-        byte, shift = divmod(place * self.bits, 8)
-        found = packed[byte] >> self._u8(shift)
-        if shift + self.bits > 8:
-            found = found | (packed[byte + 1] << self._u8(8 - shift))
-        return found & self._u8((1 << self.bits) - 1)
-
-    def _u8(self, value: int) -> Expr:
-        return constant(value, self.lanes, "uint8")
+    def _floats(self, at: Expr) -> Expr:
+        stored = load(self.weight, at, 4 * LANES)
+        return bind(build.reinterpret("float32x16", stored))

@@ -170,6 +170,8 @@ class Model:
     module: ir.Module
     store: Store
     path: Path
+    allowed: float = 2e-5
+    """The largest error of a logit, as a part of the largest logit."""
 
     def expected(self, tokens: Array) -> Array:
         """The interpreter's logits of all tokens."""
@@ -281,7 +283,10 @@ def _model(name: str, factory: pytest.TempPathFactory) -> Model:
         module = dense_module(shape, context=80, chunk=24, **options)
         store = Store(module)
         path = factory.mktemp("tvm") / "model.ark"
-        _made[name] = Model(module, store, _make_artifact(path, module, store, load_target("cpu")))
+        made = _make_artifact(path, module, store, load_target("cpu"))
+        # Activations are rounded to int8; measured: up to 0.009.
+        allowed = 0.03 if "linear" in options else 2e-5
+        _made[name] = Model(module, store, made, allowed)
     return _made[name]
 
 
