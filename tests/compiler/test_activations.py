@@ -87,7 +87,7 @@ def test_ternary_weights_with_activations_as_they_are(tmp_path: Path, parts: int
 def test_where_it_is_told(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     both = ("onnxruntime", "tvm")
     report = build(tiny, quant="int4-g32", backend=both, output=tmp_path / "usual.ark")
-    assert report.activations == {"onnxruntime": "int8", "tvm": "fp32"}
+    assert report.activations == {"onnxruntime": "int8", "tvm": "int8"}
     out = tmp_path / "exact.ark"
     assert (
         main(["build", str(tiny), "--quant", "int4-g32", "--activations", "fp32", "-o", str(out)])
@@ -102,7 +102,7 @@ def test_where_it_is_told(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     command.inspect(str(report.path), json=True)
     sections = json.loads(capsys.readouterr().out)["sections"]
     assert [(s["backend"], s["activations"]) for s in sections] == [
-        ("onnxruntime", "int8"), ("tvm", "fp32"),
+        ("onnxruntime", "int8"), ("tvm", "int8"),
     ]  # fmt: skip
     command.inspect(str(out))
     assert re.search(r"onnxruntime>=1.23 +fp32 ", capsys.readouterr().out)
@@ -141,11 +141,6 @@ def test_a_recipe_says_it_and_an_option_wins(tiny: Path, tmp_path: Path) -> None
         (
             {"activations": "int9"},
             'There are no activations in "int9". Did you mean "int8"? Known: fp32, int8.',
-        ),
-        (
-            {"activations": "int8", "backend": "tvm"},
-            "tvm does not take activations in int8. It takes them in fp32. Leave --activations "
-            "out, or choose another backend with --backend.",
         ),
         (
             {"activations": "fp32", "target": "jetson-orin", "backend": "tensorrt"},
