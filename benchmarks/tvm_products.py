@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import mmap
+import platform
 import time
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ from tvm.script.ir_builder import tirx as build
 
 from arkinfer.packing import Scheme, encode, parse_scheme
 from arkinfer_tvm.build import build_library
-from arkinfer_tvm.cpu import best_level, cpu_flags, platform_name
+from arkinfer_tvm.cpu import cpu_flags, isas_for
 from arkinfer_tvm.isa import ISAS, Isa
 from arkinfer_tvm.kernels.common import Expr, Kernel, bind, constant, i64, jobs, load, loop, store
 from arkinfer_tvm.kernels.finish import Finish, Gate
@@ -211,8 +212,7 @@ def main() -> None:
     parser.add_argument("--isa", default="", help="an instruction set; default: this machine's")
     parser.add_argument("--gate", action="store_true", help="two matrices, as gate and up")
     given = parser.parse_args()
-    arch = platform_name().partition("-")[2]
-    isa = ISAS[given.isa or best_level(arch, cpu_flags()).name]
+    isa = ISAS[given.isa or isas_for(("host",), platform.machine(), cpu_flags())[0]]
     rows_, columns = (int(part) for part in given.shape.split("x"))
     shape = (rows_, columns)
     bench = Bench(parse_scheme(given.scheme), shape, given.threads, isa, given.gate)
