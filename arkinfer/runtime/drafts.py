@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,7 @@ class Drafts:
         return (self.masks[:, None] >> bits[None, :] & np.uint64(1)).astype(np.bool_)
 
 
+@lru_cache(maxsize=MOST)
 def line(count: int) -> Drafts:
     """Tokens that follow one another: what a step is where nothing branches."""
     return Drafts(np.arange(-1, count - 1, dtype=np.int64))

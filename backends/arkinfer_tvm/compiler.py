@@ -13,6 +13,7 @@ from arkinfer import ir
 from arkinfer.artifact import SECTION_IR
 from arkinfer.backend.contract import SectionWriter, Support
 from arkinfer.errors import DeviceError, UnsupportedError
+from arkinfer.runtime.drafts import MOST
 from arkinfer.targets import Target
 from arkinfer_tvm.cpu import ISAS, cpu_flags, isas_for
 from arkinfer_tvm.program import INTERFACE, Seen, programs_to_json, seen_to_json
@@ -22,7 +23,7 @@ from arkinfer_tvm.taps import taps_to_json
 LIBRARY, PROGRAMS = "libkernels-{}.so", "programs.json"
 VALUES, TAPS = "values.json", "taps.json"
 
-SIZES = (1, 64)
+SIZES = (1, MOST)
 """The most tokens of the programs for short steps: decoding, speculative trees. One more program is
 for as many as a step may have."""
 
@@ -70,6 +71,7 @@ class TvmCompiler:
                 {symbols["tokens"]: most, symbols["rows"]: most},
                 stored,
                 table,
+                tree=1 < most <= MOST and not ir.obstacle(function),
             )
             for most in (*(size for size in SIZES if size < chunk), chunk)
         ]

@@ -23,11 +23,14 @@ from arkinfer.runtime.contract import (
     check_context,
     closed,
 )
+from arkinfer.runtime.drafts import Drafts, line
 from arkinfer.runtime.saved_state import SavedCache, StateForm
 from arkinfer_tvm.cpu import Variant, choose, cpu_flags, platform_name
 from arkinfer_tvm.library import Array, Bound, Library, Memory, aligned
 from arkinfer_tvm.program import (
+    ANCESTORS,
     INTERFACE,
+    POSITIONS,
     Program,
     Seen,
     programs_from_json,
@@ -170,8 +173,8 @@ class TvmExecutable:
         vocab_size: columns of the logits.
         max_context: the longest sequence, in tokens.
         chunk: the most tokens of one step.
-        features: "persist"; "taps" where the section says where hidden states are; "values" and
-            "times" when it was opened to be observed.
+        features: "persist"; "tree" where a program runs trees; "taps" where the section says where
+            hidden states are; "values" and "times" when it was opened to be observed.
         taps: names of hidden states.
         caches: how those of a state lie.
         form: of saved states.
@@ -199,7 +202,8 @@ class TvmExecutable:
         self.taps = () if taps is None else taps.names
         observed = ("values", "times") if seen is not None else ()
         tapped = ("taps",) if taps is not None else ()
-        self.features: frozenset[str] = frozenset({"persist", *tapped, *observed})
+        trees = ("tree",) if any(ANCESTORS in p.program.ports for p in programs) else ()
+        self.features: frozenset[str] = frozenset({"persist", *trees, *tapped, *observed})
         self.caches = programs[0].program.caches
         saved = (
             SavedCache(f"{number} {cache.order}", cache.dtype, cache.bytes(1), BLOCK)
@@ -229,32 +233,51 @@ class TvmExecutable:
         if self._closed:
             raise closed()
 
-    def program(self, tokens: int) -> int:
+    def program(self, tokens: int, *, tree: bool = False) -> int:
         """Which program runs steps of so many tokens: the first that has room for them."""
-        return next(i for i, each in enumerate(self._programs) if tokens <= each.program.most)
+        programs = enumerate(each.program for each in self._programs)
+        fits = (i for i, p in programs if tokens <= p.most and (not tree or ANCESTORS in p.ports))
+        return next(fits)
 
     def kernels(self, program: int) -> list[tuple[str, tuple[str, ...]]]:
         """Of each call of a program its kernel, and the IR values that it computes."""
         return _values_of_calls(self._programs[program].program, self._seen[program])
 
     def run(
-        self, arguments: Sequence[Array], tokens: Array, rows: Array, length: int
-    ) -> FloatArray:
-        """Computes one step of a state that holds `length` tokens: logits [R, vocab_size].
+        self,
+        arguments: Sequence[Array],
+        caches: list[Array],
+        tokens: Array,
+        rows: Array,
+        length: int,
+        *,
+        taps: Sequence[str] = (),
+        drafts: Drafts | None = None,
+    ) -> tuple[FloatArray, dict[str, FloatArray]]:
+        """Computes one step of a state that holds `length` tokens: logits [R, vocab_size], taps.
 
         Args:
             arguments: of each program.
+            caches: of the state.
             tokens: int64 [T].
             rows: int64 [R], which of them want logits.
             length: of the sequence so far.
+            taps: names of hidden states; the step stops where they are made.
+            drafts: the tree that the tokens are; None: they follow one another.
         """
-        number = self.program(len(tokens))
-        ports, symbols = self._ports(tokens, rows, length)
+        shown: dict[str, FloatArray] = {}
+        number = self.program(len(tokens), tree=drafts is not None)
+        ports, symbols = self._ports(number, tokens, rows, length, drafts)
+        program, own = self._programs[number], arguments[number]
         with self._turn:
-            if self._closed:
-                raise closed()
-            self._programs[number].run(arguments[number], symbols, ports.items())
-        return cast(FloatArray, ports[LOGITS])
+            self.check_open()
+            if self._taps is not None and taps:
+                seen = self._taps.seen(number, taps)
+                program.observe(own, symbols, ports, caches, seen, shown.__setitem__)
+                shown = self._taps.given(shown, taps)
+            else:
+                program.run(own, symbols, ports.items())
+        return cast(FloatArray, ports[LOGITS]), shown
 
     def observe(
         self,
@@ -265,60 +288,47 @@ class TvmExecutable:
         length: int,
         observer: Observer,
     ) -> FloatArray:
-        """The same, and shows the values that its kernels leave in memory."""
+        """As `run`, and shows the values that its kernels leave in memory: logits."""
         number = self.program(len(tokens))
-        ports, symbols = self._ports(tokens, rows, length)
+        ports, symbols = self._ports(number, tokens, rows, length)
         with self._turn:
-            if self._closed:
-                raise closed()
+            self.check_open()
             self._programs[number].observe(
                 arguments[number], symbols, ports, caches, self._seen[number], observer
             )
         return cast(FloatArray, ports[LOGITS])
 
-    def run_tapped(
-        self,
-        arguments: Sequence[Array],
-        caches: list[Array],
-        tokens: Array,
-        rows: Array,
-        length: int,
-        taps: Sequence[str],
-    ) -> tuple[FloatArray, dict[str, FloatArray]]:
-        """The same as `run`, and hidden states by name; the step stops where they are made."""
-        assert self._taps is not None
-        shown: dict[str, FloatArray] = {}
-        number = self.program(len(tokens))
-        ports, symbols = self._ports(tokens, rows, length)
-        seen = self._taps.seen(number, taps)
-        with self._turn:
-            if self._closed:
-                raise closed()
-            self._programs[number].observe(
-                arguments[number], symbols, ports, caches, seen, shown.__setitem__
-            )
-        return cast(FloatArray, ports[LOGITS]), self._taps.given(shown, taps)
-
     def run_timed(
         self, arguments: Sequence[Array], tokens: Array, rows: Array, length: int
     ) -> tuple[FloatArray, Array]:
-        """The same as `run`, and the nanoseconds that each call took."""
+        """Logits as of `run`, and the nanoseconds that each call took."""
         number = self.program(len(tokens))
-        ports, symbols = self._ports(tokens, rows, length)
+        ports, symbols = self._ports(number, tokens, rows, length)
         with self._turn:
-            if self._closed:
-                raise closed()
+            self.check_open()
             took = self._programs[number].run_timed(arguments[number], symbols, ports.items())
         return cast(FloatArray, ports[LOGITS]), took
 
     def _ports(
-        self, tokens: Array, rows: Array, length: int
+        self,
+        number: int,
+        tokens: Array,
+        rows: Array,
+        length: int,
+        drafts: Drafts | None = None,
     ) -> tuple[dict[str, Array], dict[str, int]]:
-        """Inputs and outputs of a step, and the values of its symbols."""
+        """Inputs and outputs of a step of a program, and the values of its symbols."""
         logits = aligned((len(rows), self.vocab_size), np.float32)
+        ports = {TOKENS: tokens, ROWS: rows, LOGITS: logits}
+        if ANCESTORS in self._programs[number].program.ports:
+            tree = line(len(tokens)) if drafts is None else drafts
+            ports[POSITIONS] = aligned((len(tokens),), np.int64)
+            ports[POSITIONS][:] = tree.depths + length
+            ports[ANCESTORS] = aligned((len(tokens),), np.uint64)
+            ports[ANCESTORS][:] = tree.masks
         names = self._symbols
         symbols = {names[TOKENS]: len(tokens), names[ROWS]: len(rows), names["cached"]: length}
-        return {TOKENS: tokens, ROWS: rows, LOGITS: logits}, symbols
+        return ports, symbols
 
     def close(self) -> None:
         """Ends the threads, after the running step; may be called again."""

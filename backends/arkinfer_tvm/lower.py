@@ -15,7 +15,16 @@ from arkinfer.errors import InternalError, UnsupportedError
 from arkinfer_tvm import kernels
 from arkinfer_tvm.cache_forms import cache_forms
 from arkinfer_tvm.lower_matrix import MatrixLowering, number
-from arkinfer_tvm.program import Cache, Call, Dimension, Operand, Program, Seen
+from arkinfer_tvm.program import (
+    ANCESTORS,
+    POSITIONS,
+    Cache,
+    Call,
+    Dimension,
+    Operand,
+    Program,
+    Seen,
+)
 from arkinfer_tvm.scratch import ALIGNMENT, Lifetime, place
 from arkinfer_tvm.stored import Stored
 
@@ -63,6 +72,7 @@ class Lowering(MatrixLowering):
         limits: the greatest value of each symbol that counts rows; kernels are chosen by it.
         stored: stores weights.
         table: collects the kernels; several functions may share one.
+        tree: the step is told where its tokens stand and which of them they attend to.
     """
 
     def __init__(
@@ -71,9 +81,11 @@ class Lowering(MatrixLowering):
         limits: Mapping[str, int],
         stored: Stored,
         table: KernelTable,
+        tree: bool = False,
     ) -> None:
         self.function, self.limits = function, limits
-        self.stored, self.table = stored, table
+        self.stored, self.table, self.tree = stored, table, tree
+        self._ancestors: Home | None = None
         super().__init__()
         self._homes: dict[ir.Value, Home] = {}
         self._caches: dict[ir.Value, int] = {}
@@ -178,8 +190,11 @@ class Lowering(MatrixLowering):
         home, scale = self._homes[q], number(node, "scale")
         cache, most = self._shape(k), self._most(home.count)
         tokens, ranges = kernels.tiles(most, heads, cache)
-        kernel = kernels.Attention(home.rows, heads, cache, scale, form, tokens, ranges)
+        kernel = kernels.Attention(home.rows, heads, cache, scale, form, tokens, ranges, self.tree)
         named: dict[str, Any] = dict(zip(("k_scale", "v_scale"), given, strict=False))
+        if self.tree:
+            self._ancestors = self._ancestors or self._buffer(home.count, 1, "i64", ANCESTORS)
+            named["ancestors"] = self._ancestors
         reads = {"q": q, "k": self._cached(k), "v": self._cached(v)}
         length = self._count(k.type.shape[0])
         if ranges == 1:
@@ -197,6 +212,9 @@ class Lowering(MatrixLowering):
         return Operand("cache", self._caches[cache])
 
     def _tensor_arange(self, node: ir.Node) -> None:
+        if self.tree:
+            self._homes[node.result] = self._fresh(node.result, POSITIONS)
+            return
         start = cast("ir.Dim", node.attributes["start"])
         self._rowwise(node, kernels.Range(), start=self._count(start))
 

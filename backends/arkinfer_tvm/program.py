@@ -20,6 +20,10 @@ INTERFACE = 2
 MOST_OPERANDS = 32
 """Of a call; the launcher has room for no more."""
 
+POSITIONS, ANCESTORS = "positions", "ancestors"
+"""Ports of a program that runs trees: int64 [T], where tokens stand; uint64 [T], which tokens of
+the step each of them attends to."""
+
 Kind: TypeAlias = Literal["dim", "scratch", "own", "weight", "cache", "port"]
 
 
@@ -104,6 +108,11 @@ class Program:
     scratch: int
     own: int = 0
     most: int = 1
+
+    @property
+    def ports(self) -> frozenset[str]:
+        """Inputs and outputs by name."""
+        return frozenset(str(o.key) for o in self.operands if o.kind == "port")
 
     def to_json(self) -> bytes:
         facts = asdict(self)

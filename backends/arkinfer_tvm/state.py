@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from arkinfer.runtime.contract import (
-    FloatArray,
     IntArray,
     Observer,
     OpTime,
@@ -22,6 +21,7 @@ from arkinfer.runtime.contract import (
     check_length,
     check_tokens,
 )
+from arkinfer.runtime.drafts import Drafts, check_drafts, check_path
 from arkinfer.runtime.saved_state import restore_state, save_state
 from arkinfer_tvm.library import Array, aligned
 
@@ -43,6 +43,7 @@ class TvmState:
         self._caches = caches  # the arguments point to them
         self._arguments = arguments
         self._length = 0
+        self._drafts: Drafts | None = None
         self._capacity = capacity
 
     @property
@@ -58,20 +59,44 @@ class TvmState:
     ) -> StepOutput:
         """Appends tokens; see `arkinfer.runtime.contract.State.step`."""
         ids = check_tokens(self.executable, self, tokens, taps)
-        given, wanted = _aligned_inputs(ids, rows)
-        hidden: dict[str, FloatArray] = {}
-        if taps:
-            logits, hidden = self.executable.run_tapped(
-                self._arguments, self._caches, given, wanted, self._length, taps
-            )
-        else:
-            logits = self.executable.run(self._arguments, given, wanted, self._length)
+        output = self._run(ids, rows, taps, None)
         self._length += len(ids)
-        return StepOutput(logits, hidden)
+        return output
+
+    def draft(
+        self, tokens: IntArray, parents: IntArray, *, taps: tuple[str, ...] = ()
+    ) -> StepOutput:
+        """See `arkinfer.runtime.features.Drafting.draft`: drafts lie behind the sequence."""
+        ids, drafts = check_drafts(self.executable, self, tokens, parents, taps)
+        output = self._run(ids, "all", taps, drafts)
+        self._drafts = drafts
+        return output
+
+    def commit(self, indices: IntArray) -> None:
+        """See `arkinfer.runtime.features.Drafting.commit`."""
+        path = check_path(self._drafts, indices)
+        self._drafts = None
+        if path.tolist() != list(range(len(path))):
+            for shape, cache in zip(self.executable.caches, self._caches, strict=True):
+                shape.move(cache, self._length + path, self._length)
+        self._length += len(path)
+
+    def _run(
+        self, ids: IntArray, rows: Rows, taps: tuple[str, ...], drafts: Drafts | None
+    ) -> StepOutput:
+        """Of checked tokens. They are written where older drafts were."""
+        self._drafts = None
+        given, wanted = _aligned_inputs(ids, rows)
+        return StepOutput(
+            *self.executable.run(
+                self._arguments, self._caches, given, wanted, self._length, taps=taps, drafts=drafts
+            )
+        )
 
     def observe(self, tokens: IntArray, observer: Observer, *, rows: Rows = "all") -> StepOutput:
         """See `arkinfer.runtime.contract.Observed`."""
         ids = check_tokens(self.executable, self, tokens)
+        self._drafts = None
         given, wanted = _aligned_inputs(ids, rows)
         logits = self.executable.observe(
             self._arguments, self._caches, given, wanted, self._length, observer
@@ -82,6 +107,7 @@ class TvmState:
     def timed_step(self, tokens: IntArray, rows: Rows) -> tuple[StepOutput, Array]:
         """A step, and the nanoseconds that each of `TvmExecutable.kernels` took."""
         ids = check_tokens(self.executable, self, tokens)
+        self._drafts = None
         given, wanted = _aligned_inputs(ids, rows)
         logits, took = self.executable.run_timed(self._arguments, given, wanted, self._length)
         self._length += len(ids)
@@ -94,7 +120,7 @@ class TvmState:
     def truncate(self, length: int) -> None:
         """Forgets all but the first `length` tokens."""
         check_length(self, length)
-        self._length = length
+        self._length, self._drafts = length, None
 
     def save(self, file: BinaryIO) -> None:
         """See `arkinfer.runtime.features.Persistent.save`."""
@@ -121,7 +147,7 @@ class TvmState:
         if self._length:
             for cache, blocks in zip(self._caches, read, strict=True):
                 cache[: len(blocks)] = blocks
-        self._length = length
+        self._length, self._drafts = length, None
 
 
 class TvmProfiler:

@@ -23,7 +23,7 @@ class Tolerance:
 FEATURES: dict[str, set[str]] = {
     "reference": {"tree", "taps", "persist"},
     "onnxruntime": set(),
-    "tvm": {"taps", "persist"},
+    "tvm": {"tree", "taps", "persist"},
     "tensorrt": set(),
 }
 """What a backend declares beyond the contract of states, no more and no less."""

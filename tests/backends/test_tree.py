@@ -16,7 +16,7 @@ from arkinfer.runtime.contract import Executable, LoadOptions, State
 from arkinfer.runtime.features import Drafting, Persistent
 from tests.backends.expectations import ON_BOUNDARY, REFUSED, TOLERANCES
 from tests.backends.lab import Lab, error
-from tests.backends.models import MODELS
+from tests.backends.models import DEEP, MODELS
 
 pytestmark = pytest.mark.feature("tree")
 
@@ -173,6 +173,31 @@ def test_any_history_ends_in_the_same_logits(runs: Runs, history: list[tuple[str
         state.truncate(len(held))
     last = ids(7)
     assert runs.same(state.step(last).logits, runs.state(held).step(last).logits)
+
+
+def test_64_drafts_far_into_a_sequence(backend: str, lab: Lab) -> None:
+    """Where attention goes over the cache in several ranges; the largest tree there may be."""
+    allowed = TOLERANCES[backend].dense
+    runs = Runs(lab.executable(backend, DEEP), allowed)
+    rng = np.random.default_rng(3)
+    held, tokens = DEEP.tokens(301, seed=11), DEEP.tokens(64, seed=12)
+    parents = np.array([rng.integers(max(-1, i - 5), i) for i in range(64)])
+
+    def state() -> Drafting:
+        made = runs.executable.new_state(400)
+        for start in range(0, len(held), DEEP.chunk):
+            made.step(held[start : start + DEEP.chunk], rows="none")
+        return cast(Drafting, made)
+
+    drafting = state()
+    got = drafting.draft(tokens, parents).logits
+    for token in (0, 31, 63):
+        path = path_to(parents, token)
+        assert runs.same(got[path], state().step(tokens[path], rows="all").logits)
+    drafting.commit(ids(*path))
+    alone = state()
+    alone.step(tokens[path])
+    assert runs.same(drafting.step(ids(5)).logits, alone.step(ids(5)).logits)
 
 
 def test_a_line_of_drafts_is_a_step(runs: Runs) -> None:

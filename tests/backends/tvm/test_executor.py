@@ -71,7 +71,7 @@ def test_it_runs_where_no_tvm_package_can_be_imported(small: Any, tmp_path: Path
 def test_facts(small: Any, opened: Any) -> None:
     executable = opened(small.path)
     assert (executable.vocab_size, executable.max_context, executable.chunk) == (131, 80, 24)
-    assert executable.features == {"taps", "persist"}
+    assert executable.features == {"tree", "taps", "persist"}
     state = executable.new_state(33)
     assert (state.length, state.capacity) == (0, 33)
 

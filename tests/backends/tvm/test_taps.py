@@ -86,7 +86,7 @@ def test_a_section_without_them_declares_none(small: Any) -> None:
         section = artifact.sections["tvm"]
         del section.config["taps"]
         executable = TvmExecutor().open(artifact, section, LoadOptions(1))
-        assert executable.features == {"persist"}
+        assert executable.features == {"tree", "persist"}
         with pytest.raises(UsageError) as refusal:
             executable.new_state(4).step(small.tokens(2), taps=("final",))
         assert str(refusal.value) == (
