@@ -132,19 +132,20 @@ class TvmState:
     def restore(self, file: BinaryIO) -> None:
         """See `arkinfer.runtime.features.Persistent.restore`.
 
-        An empty state has nothing to lose, and is read into at once.
+        An empty state without drafts has nothing to lose, and is read into at once.
         """
         self.executable.check_open()
         read: list[Array] = []
+        empty = self._length == 0 and self._drafts is None
 
         def room(length: int) -> list[Array]:
             shapes = zip(self.executable.caches, self._caches, strict=True)
             used = (cache[: shape.bytes(length)] for shape, cache in shapes)
-            read.extend(used if self._length == 0 else map(np.empty_like, used))
+            read.extend(used if empty else map(np.empty_like, used))
             return read
 
         length = restore_state(file, self.executable.form, self._capacity, room)
-        if self._length:
+        if not empty:
             for cache, blocks in zip(self._caches, read, strict=True):
                 cache[: len(blocks)] = blocks
         self._length, self._drafts = length, None

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arkinfer.errors import UsageError
+from arkinfer.errors import ArtifactError, UsageError
 from arkinfer.runtime.contract import Executable, LoadOptions, State
 from arkinfer.runtime.features import Drafting, Persistent
 from tests.backends.expectations import ON_BOUNDARY, REFUSED, TOLERANCES
@@ -354,6 +354,21 @@ def test_saving_leaves_drafts_alone_and_out(runs: Runs) -> None:
     cast(Persistent, state).restore(BytesIO(files[0].getvalue()))
     with pytest.raises(UsageError, match="There are no drafts to commit"):
         state.commit(ids(0))
+
+
+@pytest.mark.parametrize("length", [0, 5])
+def test_a_state_that_cannot_be_restored_keeps_its_drafts(runs: Runs, length: int) -> None:
+    if "persist" not in runs.executable.features:
+        pytest.skip("this backend saves no states")
+    held, file = DENSE.tokens(length, seed=10), BytesIO()
+    cast(Persistent, runs.state(DENSE.tokens(20, seed=13))).save(file)
+    state = runs.state(held)
+    state.draft(ids(1, 2, 3), ids(ROOT, ROOT, 1))
+    with pytest.raises(ArtifactError):
+        cast(Persistent, state).restore(BytesIO(file.getvalue()[:-1]))
+    state.commit(ids(1, 2))
+    alone = runs.state(np.concatenate([held, ids(2, 3)]))
+    assert runs.same(state.step(ids(4)).logits, alone.step(ids(4)).logits)
 
 
 def test_a_closed_executable_drafts_nothing(backend: str, lab: Lab) -> None:
