@@ -91,6 +91,8 @@ class RemoteExecutable:
         self.chunk: int = remote.get(self._thing, "chunk")
         self.features: frozenset[str] = remote.get(self._thing, "features")
         self.isa: str = remote.get(self._thing, "isa")
+        tapped = "taps" in self.features
+        self.taps: tuple[str, ...] = remote.get(self._thing, "taps") if tapped else ()
 
     def new_state(self, context: int) -> RemoteState:
         return RemoteState(self._remote, self._remote.ask(self._thing, "new_state", context))

@@ -82,6 +82,7 @@ def test_a_user_runs_it(file: Path, emulator: Emulator) -> None:
     assert answer["text"] == said
 
 
+@pytest.mark.parametrize("file", ["int4"], indirect=True)
 def test_it_verifies_itself(file: Path, emulator: Emulator) -> None:
     done = emulator.run("-m", "arkinfer", "verify", file)
     assert done.returncode == 0, done.stdout + done.stderr
