@@ -50,6 +50,10 @@ IN_BFLOAT16 = {"tvm": 0.01}
 """What bf16 caches add where attention computes with bfloat16, as the processor offers it: queries
 and weights are rounded like keys and values. Measured: up to 0.007."""
 
+IN_BYTES = {"tvm": 2e-4}
+"""What int8 caches add where attention multiplies bytes: queries and weights are rounded to 16
+bits. Measured: up to 1e-4."""
+
 _ODD_BITS = {f"quant.linear {s}" for s in ("int3-g32", "int5-g32", "int6-g64-asym")}
 
 REFUSED: dict[str, set[str]] = {

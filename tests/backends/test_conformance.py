@@ -8,7 +8,7 @@ import pytest
 from arkinfer import ir
 from arkinfer.backend import compilers
 from arkinfer.errors import UnsupportedError
-from tests.backends.expectations import IN_BFLOAT16, ON_BOUNDARY, REFUSED, TOLERANCES
+from tests.backends.expectations import IN_BFLOAT16, IN_BYTES, ON_BOUNDARY, REFUSED, TOLERANCES
 from tests.backends.lab import Lab, error, executors
 from tests.backends.models import DEEP, MODELS, WHOLE
 
@@ -39,6 +39,8 @@ def test_logits(backend: str, name: str, lab: Lab) -> None:
     rounded = ON_BOUNDARY if near else 0.0
     if model.cache == "bf16":
         rounded = max(rounded, IN_BFLOAT16.get(backend, 0.0))
+    elif model.cache != "f32":
+        rounded = max(rounded, IN_BYTES.get(backend, 0.0))
     assert got < (allowed.quantized if quantized else allowed.dense) + rounded
 
 

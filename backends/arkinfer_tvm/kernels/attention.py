@@ -19,6 +19,7 @@ from typing import ClassVar
 from tvm.script.ir_builder import tirx as build
 
 from arkinfer_tvm.isa import Isa
+from arkinfer_tvm.kernels.attention_codes import CodeTile
 from arkinfer_tvm.kernels.attention_tile import CHANNEL, HEAD, MASKED, Tile, divide
 from arkinfer_tvm.kernels.common import (
     Expr,
@@ -134,6 +135,9 @@ class Attention(Kernel):
             "fresh": VECTOR,
             "fade": VECTOR,
             "row": self.dims,
+            "query steps": rows,
+            "offsets": rows,
+            "weight steps": self.group,
         }
         places, at = {}, 0
         for name, size in sizes.items():
@@ -155,7 +159,8 @@ class Attention(Kernel):
             tile = bind(job % tiles)
             head = bind((job // tiles) % i64(self.cache.heads))
             part = bind(job // (tiles * i64(self.cache.heads)))
-            Tile(self, isa, p, count, length, tile, head, part, per).run()
+            form = CodeTile if CodeTile.fits(isa, self.cache) else Tile
+            form(self, isa, p, count, length, tile, head, part, per).run()
 
 
 def tiles(most: int, heads: int, cache: Cache) -> tuple[int, int]:

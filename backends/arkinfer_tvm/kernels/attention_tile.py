@@ -62,7 +62,8 @@ class Tile:
         self.rows = bind(self.here * i64(kernel.shared))
         self.reading: Reading = reading(isa, kernel.cache)
         self.at = {name: i64(place) for name, place in kernel.places.items()}
-        # One array of 4-byte words under two types; no word is used under both.
+        # One array of 4-byte words under three types; each word is used under one.
+        self.i32 = build.decl_buffer((1 << 40,), "int32", data=p.own.data)
         self.f32 = build.decl_buffer((1 << 40,), "float32", data=p.own.data)
         self.u32 = build.decl_buffer((1 << 40,), "uint32", data=p.own.data)
 
@@ -85,7 +86,7 @@ class Tile:
         with loop(groups) as group:
             self._finish(group)
 
-    def _row(self, group: Expr, j: Expr | int) -> Expr:
+    def row(self, group: Expr, j: Expr | int) -> Expr:
         return group * i64(self.kernel.group) + (i64(j) if isinstance(j, int) else j)
 
     # --- queries ---
@@ -95,7 +96,7 @@ class Tile:
         kernel = self.kernel
         size = kernel.values.padded
         with loop(kernel.group) as j:
-            row = bind(self._row(group, j))
+            row = bind(self.row(group, j))
             with build.If(row < self.rows):
                 with build.Then():
                     self._fetch(row)
@@ -103,10 +104,7 @@ class Tile:
                     with loop(kernel.dims // VECTOR) as c:
                         at = self.at["row"] + c * i64(VECTOR)
                         store(self.f32, at, constant(0.0, VECTOR), VECTOR)
-            with loop(kernel.dims // VECTOR) as c:
-                value = load(self.f32, self.at["row"] + c * i64(VECTOR), VECTOR)
-                word = row * i64(kernel.dims) + c * i64(VECTOR // self.reading.packed)
-                self._keep(self.at["query"] + word, value)
+            self.keep_query(row)
             with loop(size // VECTOR) as c:
                 at = self.at["sums"] + row * i64(size) + c * i64(VECTOR)
                 store(self.f32, at, constant(0.0, VECTOR), VECTOR)
@@ -114,6 +112,13 @@ class Tile:
             store(self.f32, at, constant(0.0, VECTOR), VECTOR)
         at = self.at["greatest"] + group * i64(VECTOR)
         store(self.f32, at, constant(MASKED, VECTOR), VECTOR)
+
+    def keep_query(self, row: Expr) -> None:
+        """The query vector in "row", as factors of keys."""
+        with loop(self.kernel.dims // VECTOR) as c:
+            value = load(self.f32, self.at["row"] + c * i64(VECTOR), VECTOR)
+            word = row * i64(self.kernel.dims) + c * i64(VECTOR // self.reading.packed)
+            self._keep(self.at["query"] + word, value)
 
     def _fetch(self, row: Expr) -> None:
         """One query vector, scaled, to "row"."""
@@ -145,7 +150,7 @@ class Tile:
     def _block(self, block: Expr, group: Expr) -> None:
         kernel = self.kernel
         base = bind(block * i64(kernel.cache.heads) + self.head)
-        first, last = self._row(group, 0), self._row(group, kernel.group - 1)
+        first, last = self.row(group, 0), self.row(group, kernel.group - 1)
         last = build.min(last, self.rows - i64(1))
         before = bind(block * i64(BLOCK))
         fewest = bind(self._seen(first) - before)
@@ -156,17 +161,17 @@ class Tile:
                 bind(build.min(self.old + self.count - before, i64(BLOCK))),
             )
         with build.If(most > i64(0)), build.Then():
-            self._scores(base, group, most)
+            self.scores(base, group, most)
             with build.If(fewest < i64(BLOCK)), build.Then():
                 self._mask(group, before)
             self._weigh(base, group)
-            self._mix(base, group, most)
+            self.mix(base, group, most)
 
     def _seen(self, row: Expr) -> Expr:
         """How many keys a query vector sees."""
         return self.old + self.token + row // i64(self.kernel.shared) + i64(1)
 
-    def _tiles(self, vectors: int) -> list[tuple[range, range]]:
+    def cuts(self, vectors: int) -> list[tuple[range, range]]:
         """How rows x vectors of a group are cut for the registers there are."""
         isa, rows = self.isa, self.kernel.group
         wide = 2 if isa.per_block == 1 else 1
@@ -177,21 +182,21 @@ class Tile:
             for c in range(0, vectors, wide)
         ]
 
-    def _scores(self, base: Expr, group: Expr, most: Expr) -> None:
+    def scores(self, base: Expr, group: Expr, most: Expr) -> None:
         """scores[row, token] of up to `most` tokens of a block, 32 at a time."""
         kernel = self.kernel
         words = kernel.cache.padded // self.reading.unit
         with loop((most + i64(LANES - 1)) // i64(LANES)) as half:
             start = bind((base * i64(BLOCK // LANES) + half) * i64(words * LANES))
-            for rows, vectors in self._tiles(LANES // VECTOR):
+            for rows, vectors in self.cuts(LANES // VECTOR):
                 sums = {(r, c): accumulator(VECTOR) for r in rows for c in vectors}
                 with loop(words) as d:
                     at = bind(start + d * i64(LANES))
                     if kernel.ranges > 1 and rows.start == 0:
-                        self._ahead(self.p.k, at, words * LANES // BLOCK, vectors)
+                        self.look_ahead(self.p.k, at, words * LANES // BLOCK, vectors)
                     query = {
                         r: self.at["query"]
-                        + self._row(group, r) * i64(kernel.dims)
+                        + self.row(group, r) * i64(kernel.dims)
                         + d * i64(self.reading.factors)
                         for r in rows
                     }
@@ -203,7 +208,7 @@ class Tile:
                         score = score * load(self.p.k_scale, base * i64(BLOCK) + token, VECTOR)
                     store(self.f32, self.at["scores"] + i64(r * BLOCK) + token, score, VECTOR)
 
-    def _ahead(self, cache: Buffer, at: Expr, words: int, vectors: range) -> None:
+    def look_ahead(self, cache: Buffer, at: Expr, words: int, vectors: range) -> None:
         """Asks for what the next block has in the place of what is read now.
 
         Without it a core waits for memory, then computes: it looks some 100 cycles ahead by itself.
@@ -230,7 +235,7 @@ class Tile:
         """Scores of keys that a token does not see become so low that their weight is 0."""
         old = bind(build.cast(self.old - before, "int32"))
         with loop(self.kernel.group) as j:
-            row = build.min(self._row(group, j), self.rows - i64(1))
+            row = build.min(self.row(group, j), self.rows - i64(1))
             token = bind(self.token + row // i64(self.kernel.shared))
             seen = bind(old + build.cast(token, "int32") + tirx.const(1, "int32"))
             ancestors = bind(load(self.p.ancestors, token)) if self.kernel.tree else None
@@ -252,7 +257,7 @@ class Tile:
         with loop(kernel.group) as j:
             at = bind(self.at["scores"] + j * i64(BLOCK))
             scores = [bind(load(self.f32, at + i64(c * VECTOR), VECTOR)) for c in vectors]
-            most = bind(horizontal_max(_in_pairs(build.max, scores), VECTOR))
+            most = bind(horizontal_max(in_pairs(build.max, scores), VECTOR))
             fresh = build.max(most, load(self.f32, greatest + j))
             store(self.f32, self.at["fresh"] + j, fresh)
         fresh = bind(load(self.f32, self.at["fresh"], VECTOR))
@@ -266,19 +271,24 @@ class Tile:
             for c in vectors:
                 score = load(self.f32, at + i64(c * VECTOR), VECTOR)
                 weights.append(isa.exp2(score - most, self.reading.exp2))
-            total = bind(self.at["totals"] + self._row(group, j) * i64(VECTOR))
+            total = bind(self.at["totals"] + self.row(group, j) * i64(VECTOR))
             faded = bind(spread(load(self.f32, self.at["fade"] + j), VECTOR))
-            added = _in_pairs(lambda a, b: a + b, weights)
+            added = in_pairs(lambda a, b: a + b, weights)
             added = isa.fma(load(self.f32, total, VECTOR), faded, added)
             store(self.f32, total, added, VECTOR)
-            for c, weight in enumerate(weights):
-                if kernel.scales == TOKEN:
+            if kernel.scales == TOKEN:
+                for c in vectors:
                     scale = load(self.p.v_scale, base * i64(BLOCK) + i64(c * VECTOR), VECTOR)
-                    weight = weight * scale
-                place = j * i64(BLOCK) + i64(c * VECTOR // self.reading.packed)
-                self._keep(self.at["weights"] + place, weight)
+                    weights[c] = _scaled(weights[c], scale)
+            self.keep_weights(j, weights)
 
-    def _mix(self, base: Expr, group: Expr, most: Expr) -> None:
+    def keep_weights(self, j: Expr, weights: list[Expr]) -> None:
+        """The weights of a block's tokens for row j of a group, as factors of values."""
+        for c, weight in enumerate(weights):
+            place = j * i64(BLOCK) + i64(c * VECTOR // self.reading.packed)
+            self._keep(self.at["weights"] + place, weight)
+
+    def mix(self, base: Expr, group: Expr, most: Expr) -> None:
         """sums = sums * fade + weights x values."""
         kernel = self.kernel
         values, unit = kernel.values, self.reading.unit
@@ -288,20 +298,20 @@ class Tile:
                 (base * i64(values.padded // values.width) + part)
                 * i64(BLOCK // unit * values.width)
             )
-            for rows, vectors in self._tiles(values.width // VECTOR):
+            for rows, vectors in self.cuts(values.width // VECTOR):
                 sums: dict[tuple[int, int], Buffer] = {}
                 places: dict[tuple[int, int], Expr] = {}
                 for r in rows:
                     faded = bind(spread(load(self.f32, self.at["fade"] + i64(r)), VECTOR))
                     for c in vectors:
-                        row = self._row(group, r) * i64(values.padded) + part * i64(values.width)
+                        row = self.row(group, r) * i64(values.padded) + part * i64(values.width)
                         places[r, c] = bind(self.at["sums"] + row + i64(c * VECTOR))
                         sums[r, c] = build.alloc_buffer((VECTOR,), "float32")
                         store(sums[r, c], 0, load(self.f32, places[r, c], VECTOR) * faded, VECTOR)
                 with loop(words) as t:
                     at = bind(start + t * i64(values.width))
                     if kernel.ranges > 1 and rows.start == 0:
-                        self._ahead(self.p.v, at, values.padded // unit, vectors)
+                        self.look_ahead(self.p.v, at, values.padded // unit, vectors)
                     weights = {
                         r: self.at["weights"] + i64(r * BLOCK) + t * i64(self.reading.factors)
                         for r in rows
@@ -314,8 +324,8 @@ class Tile:
 
     def _finish(self, group: Expr) -> None:
         kernel = self.kernel
-        with loop(build.min(i64(kernel.group), self.rows - self._row(group, 0))) as j:
-            row = bind(self._row(group, j))
+        with loop(build.min(i64(kernel.group), self.rows - self.row(group, 0))) as j:
+            row = bind(self.row(group, j))
             token = bind(self.token + row // i64(kernel.shared))
             head = self.head * i64(kernel.shared) + row % i64(kernel.shared)
             total = load(self.f32, self.at["totals"] + row * i64(VECTOR), VECTOR)
@@ -350,6 +360,12 @@ def divide(
         store(p.out, place * i64(size) + i64(d), value, lanes)
 
 
+def _scaled(weights: Expr, scales: Expr) -> Expr:
+    """Products, but 0 for tokens that are not seen: these may have no scale yet."""
+    least = constant(2.0**-125, VECTOR)
+    return bind(tirx.Select(weights > least, weights * scales, constant(0.0, VECTOR)))
+
+
 def _in_tree(lane: Expr, old: Expr, ancestors: Expr) -> Expr:
     """Which of 16 keys a token of a tree sees: all older than the step, and its ancestors."""
     one = tirx.const(1, "uint64")
@@ -364,7 +380,7 @@ def _in_tree(lane: Expr, old: Expr, ancestors: Expr) -> Expr:
     return tirx.Or(fresh < constant(0, VECTOR, "int32"), tirx.And(seen, inside))
 
 
-def _in_pairs(combine: Callable[[Expr, Expr], Expr], values: list[Expr]) -> Expr:
+def in_pairs(combine: Callable[[Expr, Expr], Expr], values: list[Expr]) -> Expr:
     """Four values, combined in pairs."""
     first, second, third, fourth = values
     return combine(combine(first, second), combine(third, fourth))
