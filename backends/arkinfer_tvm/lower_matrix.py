@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from arkinfer import ir
 from arkinfer_tvm import kernels
+from arkinfer_tvm.kernels.linear import MOST_ROWS
 from arkinfer_tvm.layout import Stream
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 _PRODUCTS = ("nn.linear", "quant.linear")
 TALL = 128
 """Rows of x that a job has at most, in programs for more than one token."""
-SPARE = 8
+SHORT = 64
+"""Rows up to which a job has one tile: its slab stays in a cache for the next one, and nothing is
+unpacked."""
+SPARE = MOST_ROWS
 """Rows that tiles may compute beyond those of a step."""
 
 
@@ -168,9 +172,11 @@ class MatrixLowering:
         matrices = [self._tensor(self.stored.packed(node.weights[0])) for node in nodes]
         given |= dict(zip(("weight", "other"), matrices, strict=False))
         count = result.tensor.shape[0]
-        most = 1 if self._most(count) == 1 else TALL
+        rows = self._most(count)
+        most = 1 if rows == 1 else TALL
         if isinstance(stream, Stream) and _rounds(nodes[0]):
             given |= self._rounded(x, weight, stream)
+            most = MOST_ROWS if 1 < rows <= SHORT else most
             kernel: kernels.Kernel = kernels.QuantLinear(stream, finish, most)
         else:
             home = self._arranged(x, weight, stream) if isinstance(stream, Stream) else None

@@ -51,16 +51,22 @@ def tile_blocks(isa: Isa, stream: Stream) -> int:
 
 
 def tile_rows(isa: Isa, blocks: int) -> int:
-    """Rows of a tile: as many as have their sums in registers, beside a line of each block."""
+    """Rows of a tile: as many as have their sums in registers, beside a line of each block.
+
+    A power of two: LLVM keeps the sums of a tile as one vector, and takes others to pieces, number
+    by number.
+    """
     free = isa.registers - isa.per_block * blocks - 3
-    return min(MOST_ROWS, free // (isa.per_block * blocks))
+    fitting = [size for size in _SIZES if size * isa.per_block * blocks <= free]
+    return max(fitting, default=1)
 
 
 def direct_blocks(isa: Isa, stream: Stream, rows: int) -> int:
     """Blocks of a tile of few rows: as many as have sums and unpacked lines in registers."""
 
     def needed(blocks: int) -> int:
-        return isa.per_block * blocks * (rows + min(stream.planes, 2)) + 2
+        sums, lines = blocks * rows, min(stream.planes, 2)
+        return isa.per_block * (sums + (lines if rows < 4 else blocks * lines)) + rows + 2
 
     fitting = [
         blocks
@@ -190,6 +196,9 @@ class _Emitter:
             sums, words = tile.begin(record, place), tile.words(place)
             with loop(lines) as number:
                 line = bind(share * i64(lines) + number)
+                if blocks < stream.blocks:
+                    for b in range(blocks):
+                        reader.ask(record + i64(stream.record), line, block + i64(b))
                 codes = [
                     reader.planes(reader.line(record, line, block + i64(b))) for b in range(blocks)
                 ]
@@ -242,9 +251,16 @@ class _Emitter:
         if stream.planes == 1:
             return
         lines = stream.size // stream.span
+        # A column is some lines of many; nothing but us can guess that the next one will follow.
+        last = block + i64(self.blocks) >= i64(stream.blocks)
+        next_column = i64(self.blocks * LINE)
+        next_slab = i64(stream.slab - (stream.blocks - self.blocks) * LINE)
+        ahead = bind(build.Select(last, next_slab, next_column))
         with loop(stream.groups) as group:
             record = reader.record(start, group)
             with loop(lines) as line:
+                for b in range(self.blocks):
+                    reader.ask(record + ahead, line, block + i64(b))
                 out = bind((group * i64(lines) + line) * i64(stream.planes * self.blocks))
                 for b in range(self.blocks):
                     codes = reader.planes(reader.line(record, line, block + i64(b)))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from tvm.script.ir_builder import tirx as build
 
 from arkinfer_tvm.isa import Isa
-from arkinfer_tvm.kernels.common import Buffer, Expr, bind, constant, i64, load, spread
+from arkinfer_tvm.kernels.common import Buffer, Expr, bind, constant, i64, load, prefetch, spread
 from arkinfer_tvm.layout import LANES, LINE, Stream
 
 
@@ -33,6 +33,11 @@ class Reader:
         """Line `line` of a block, as it is stored: uint8x64."""
         at = (line * i64(self.stream.blocks) + block) * i64(LINE)
         return bind(load(self.weight, record + at, LINE))
+
+    def ask(self, record: Expr, line: Expr, block: Expr) -> None:
+        """Asks for a line that will be read, of any record, also of one that is not there."""
+        at = (line * i64(self.stream.blocks) + block) * i64(LINE)
+        prefetch(self.weight, record + at)
 
     def planes(self, line: Expr) -> list[Expr]:
         """The codes of a line, four inputs of each channel at a time: uint8x64."""
