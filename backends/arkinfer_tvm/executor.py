@@ -342,7 +342,7 @@ def _values_of_calls(program: Program, seen: list[Seen]) -> list[tuple[str, tupl
     something for a later one belong to its values."""
     made: dict[int, list[str]] = {}
     for value in seen:
-        made.setdefault(value.call, []).append(value.value)
+        made.setdefault(value.call, []).extend((*value.inside, value.value))
     values: tuple[str, ...] = ()
     result: list[tuple[str, tuple[str, ...]]] = []
     for number in range(len(program.calls), 0, -1):

@@ -144,7 +144,8 @@ class Lowering(MatrixLowering):
             dtype = ir.DTYPES[home.dtype].name
         name = self._value_names[value]
         calls, rows = len(self._calls), self._count(count)
-        self._seen.append(Seen(name, calls, place, rows, row, width, offset, dtype))
+        inside = tuple(self._value_names[each] for each in self._inside.get(value, ()))
+        self._seen.append(Seen(name, calls, place, rows, row, width, offset, dtype, inside))
 
     def seen(self) -> list[Seen]:
         """Where the function's values can be seen; after `program`."""

@@ -51,6 +51,7 @@ class MatrixLowering:
         self._users = self.function.users()
         self._norms: dict[ir.Value, _Normed] = {}
         self._waiting: dict[ir.Value, ir.Node] = {}
+        self._inside: dict[ir.Value, list[ir.Value]] = {}
         self._prepared: dict[tuple[ir.Value, kernels.Kernel, str], dict[str, Home]] = {}
 
     @abstractmethod
@@ -186,6 +187,8 @@ class MatrixLowering:
         made = self._fresh(result, self._ports.get(result, ""))
         self._call(kernel, count, **given, out=made)
         self._homes[result] = made
+        vanished = [node.result for node in nodes if node.result is not result]
+        self._inside[result] = [*([x] if x in self._norms else []), *vanished]
 
     def _rounded(self, x: ir.Value, weight: ir.Weight, stream: Stream) -> dict[str, Home]:
         """Codes, scales and sums of x; made once for all matrices that want the same."""

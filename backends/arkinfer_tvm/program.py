@@ -194,6 +194,7 @@ class Seen:
         stride: elements from one row to the next.
         offset: elements before the first row.
         dtype: of the elements, as numpy names it.
+        inside: values that were computed on the way to this one and are nowhere in memory.
     """
 
     value: str
@@ -204,6 +205,7 @@ class Seen:
     stride: int
     offset: int
     dtype: str
+    inside: tuple[str, ...] = ()
 
 
 def programs_to_json(programs: Sequence[Program]) -> bytes:
@@ -239,5 +241,5 @@ def seen_from_json(data: bytes) -> list[list[Seen]]:
 def seen_of(facts: dict[str, Any]) -> Seen:
     """One of them, parsed."""
     facts["place"], facts["count"] = Operand(**facts["place"]), Operand(**facts["count"])
-    facts["row"] = tuple(facts["row"])
+    facts["row"], facts["inside"] = tuple(facts["row"]), tuple(facts["inside"])
     return Seen(**facts)

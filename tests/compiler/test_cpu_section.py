@@ -38,7 +38,7 @@ def names(asked: Asked) -> list[str]:
 @pytest.mark.parametrize("target", target_names())
 def test_whose_sections_are_built(target: str) -> None:
     first = load_target(target).backends[0]
-    both = [first] if target == "cpu" else ["tensorrt", "onnxruntime"]
+    both = ["tensorrt", "onnxruntime"] if first == "tensorrt" else [first]
     assert names(Asked(target)) == both
     assert names(Asked(target, no_cpu=True)) == [first]
     assert names(Asked(target, backend="onnxruntime")) == ["onnxruntime"]
