@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from arkinfer.machine.c_compiler import (
     find_c_compiler,
     usual_c_compiler,
 )
+from arkinfer.machine.cores import usable_cores
 from arkinfer_tvm.isa import ISAS
 from arkinfer_tvm.kernels import Kernel
 
@@ -35,6 +37,8 @@ _COMPILE = (
     "-fvisibility=hidden", "-pthread",
 )  # fmt: skip
 _LINK = ("-shared", "-s", "-Wl,--build-id=none", "-Wl,-Bsymbolic", "-Wl,-z,now", "-lm")
+PARTS = 8
+"""Object files of a library; most of the time is LLVM's, which needs one core for each."""
 _OLD_GLIBC = ("-include", "glibc.h")
 
 _ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
@@ -64,10 +68,24 @@ def build_library(names: Mapping[Kernel, str], isa: str) -> bytes:
     arch = ISAS[isa].arch
     compiler = c_compiler(arch)
     launcher = _source("launcher.c")
+    sources = ["launcher.c"]
     with scratch_folder() as folder:
-        (folder / "kernels.o").write_bytes(compile_kernels(names, isa))
         (folder / "launcher.c").write_bytes(launcher)
-        return _link(compiler, arch, ["launcher.c", "kernels.o"], folder)
+        for number, compiled in enumerate(_compiled(names, isa)):
+            sources.append(f"kernels{number}.o")
+            (folder / sources[-1]).write_bytes(compiled)
+        return _link(compiler, arch, sources, folder)
+
+
+def _compiled(names: Mapping[Kernel, str], isa: str) -> list[bytes]:
+    """Object files with some of the kernels each, compiled side by side.
+
+    Into as many for every machine: the same kernels give the same bytes.
+    """
+    items = list(names.items())
+    parts = [dict(items[number::PARTS]) for number in range(min(PARTS, len(items)))]
+    with ThreadPoolExecutor(min(PARTS, len(usable_cores()))) as pool:
+        return list(pool.map(lambda part: compile_kernels(part, isa), parts))
 
 
 def compile_kernels(names: Mapping[Kernel, str], isa: str) -> bytes:
