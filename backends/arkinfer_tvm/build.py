@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def _compiled(names: Mapping[Kernel, str], isa: str) -> list[bytes]:
     items = list(names.items())
     parts = [dict(items[number::PARTS]) for number in range(min(PARTS, len(items)))]
     with ThreadPoolExecutor(min(PARTS, len(usable_cores()))) as pool:
-        return list(pool.map(lambda part: compile_kernels(part, isa), parts))
+        return list(pool.map(compile_kernels, parts, repeat(isa)))
 
 
 def compile_kernels(names: Mapping[Kernel, str], isa: str) -> bytes:
