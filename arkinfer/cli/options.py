@@ -93,7 +93,7 @@ Kv: TypeAlias = Annotated[
 Activations: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        help="int8 or fp32, in products with quantized matrices; default: what is fastest."
+        help="int8, int16 or fp32, in products with quantized matrices; default: what is fastest."
     ),
 ]
 Calib: TypeAlias = Annotated[

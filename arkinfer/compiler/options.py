@@ -33,7 +33,7 @@ CACHES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "i8"}
 AUTO = "auto"
 """Of the key-value cache: what the first backend prefers."""
 
-ACTIVATIONS = {"fp32": "f32", "int8": "i8"}
+ACTIVATIONS = {"fp32": "f32", "int16": "i16", "int8": "i8"}
 """What a user calls what products with quantized matrices take -> what the IR calls it."""
 
 HERE = "cpu"

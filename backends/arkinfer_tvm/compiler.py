@@ -33,7 +33,7 @@ class TvmCompiler:
 
     name = "tvm"
     legalizations: tuple[str, ...] = ()
-    activations: tuple[str, ...] = ("i8", "f32")
+    activations: tuple[str, ...] = ("i8", "i16", "f32")
 
     def supports(self, node: ir.Node, target: Target) -> Support:
         return supports(node, target)

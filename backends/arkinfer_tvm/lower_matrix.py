@@ -176,9 +176,10 @@ class MatrixLowering:
         rows = self._most(count)
         most = 1 if rows == 1 else TALL
         if isinstance(stream, Stream) and _rounds(nodes[0]):
-            given |= self._rounded(x, weight, stream)
-            most = MOST_ROWS if 1 < rows <= SHORT else most
-            kernel: kernels.Kernel = kernels.QuantLinear(stream, finish, most)
+            given |= self._rounded(x, weight, stream, _digits(nodes[0]))
+            digits = _digits(nodes[0])
+            most = MOST_ROWS if 1 < rows <= SHORT else most * digits if rows == 1 else most
+            kernel: kernels.Kernel = kernels.QuantLinear(stream, finish, most, digits)
         else:
             home = self._arranged(x, weight, stream) if isinstance(stream, Stream) else None
             home = home or self._homes[x]
@@ -190,19 +191,21 @@ class MatrixLowering:
         vanished = [node.result for node in nodes if node.result is not result]
         self._inside[result] = [*([x] if x in self._norms else []), *vanished]
 
-    def _rounded(self, x: ir.Value, weight: ir.Weight, stream: Stream) -> dict[str, Home]:
+    def _rounded(
+        self, x: ir.Value, weight: ir.Weight, stream: Stream, digits: int
+    ) -> dict[str, Home]:
         """Codes, scales and sums of x; made once for all matrices that want the same."""
         normed = self._norms.get(x)
         home = self._homes[normed.x if normed else x]
-        inputs = kernels.Inputs.of(stream)
+        inputs = kernels.Inputs.of(stream, digits)
         kernel = kernels.Quantize(home.rows, inputs, normed.kernel if normed else None)
         order = self._order(weight)
         key = (x, kernel, weight.name if order else "")
         if key not in self._prepared:
             made = {
-                "codes": self._buffer(home.count, inputs.stride, "i8", spare=SPARE),
-                "scales": self._buffer(home.count, inputs.scales, spare=SPARE),
-                "sums": self._buffer(home.count, inputs.scales, "i32", spare=SPARE),
+                "codes": self._buffer(home.count, digits * inputs.stride, "i8", spare=SPARE),
+                "scales": self._buffer(home.count, digits * inputs.scales, spare=SPARE),
+                "sums": self._buffer(home.count, digits * inputs.scales, "i32", spare=SPARE),
             }
             gain = {"gain": self._dense(normed.gain)} if normed else {}
             self._call(kernel, home.count, x=home, **gain, **order, **made)
@@ -227,6 +230,11 @@ class MatrixLowering:
         stream = self.stored.stream(weight)
         ordered = isinstance(stream, Stream) and stream.order
         return {"order": self._tensor(self.stored.order(weight))} if ordered else {}
+
+
+def _digits(node: ir.Node) -> int:
+    """Rows of codes for each row of the input of a product."""
+    return 2 if node.attributes["activations"] == "i16" else 1
 
 
 def _rounds(node: ir.Node) -> bool:

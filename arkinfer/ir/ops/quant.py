@@ -10,7 +10,7 @@ import numpy as np
 from arkinfer.ir.ops.base import Array, Op, float_tensor, need, quantized, tensor
 from arkinfer.ir.types import TensorType, Type
 
-ACTIVATIONS = ("any", "f32", "i8")
+ACTIVATIONS = ("any", "f32", "i16", "i8")
 """What a product with a quantized matrix may take in place of x: whatever a backend is fastest
 with, x as it is, or x rounded to int8 with a scale for each block."""
 

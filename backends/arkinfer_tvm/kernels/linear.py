@@ -83,13 +83,15 @@ class QuantLinear(Kernel):
     Attributes:
         stream: of the matrix, or of both.
         finish: what is done with the sums.
-        most: rows of x that a job has at most.
+        most: rows of codes that a job has at most.
+        digits: rows of codes for each row of x; see `Inputs`.
     """
 
     family: ClassVar[str] = "quant_linear"
     stream: Stream
     finish: Finish
     most: int
+    digits: int = 1
 
     def parameters(self) -> dict[str, str]:
         return {
@@ -100,7 +102,7 @@ class QuantLinear(Kernel):
         }  # fmt: skip
 
     def jobs(self, rows: Dimension) -> Dimension:
-        return rows.tiles(self.most).times(self.stream.slabs)
+        return rows.tiles(self.most // self.digits).times(self.stream.slabs)
 
     @property
     def totals(self) -> int:
@@ -115,7 +117,7 @@ class QuantLinear(Kernel):
         return (self.finish.matrices + 1) * self.totals + unpacked
 
     def emit(self, isa: Isa, p: SimpleNamespace, first: Expr, last: Expr) -> None:
-        count = bind(load(p.count, 0))
+        count = bind(load(p.count, 0) * i64(self.digits))
         tiles = bind((count + i64(self.most - 1)) // i64(self.most))
         emitter = _Emitter(self, isa, p)
         with jobs(first, last) as job:
@@ -130,7 +132,8 @@ class _Emitter:
     def __init__(self, kernel: QuantLinear, isa: Isa, p: SimpleNamespace) -> None:
         self.kernel, self.isa, self.p = kernel, isa, p
         self.stream, self.finish = kernel.stream, kernel.finish
-        self.inputs = Inputs.of(kernel.stream)
+        self.digits = kernel.digits
+        self.inputs = Inputs.of(kernel.stream, kernel.digits)
         names = _MATRICES[: kernel.finish.matrices]
         self.readers = [Reader(isa, kernel.stream, getattr(p, name)) for name in names]
         self.sums = build.decl_buffer((1 << 40,), "float32", data=p.own.data)
@@ -142,7 +145,8 @@ class _Emitter:
     def job(self, slab: Expr, row: Expr, rows: Expr) -> None:
         """Rows [row, row + rows) and a slab."""
         most = self.kernel.most
-        cases = [size for size in _SIZES if size <= min(most, self.rows)]
+        fitting = [size for size in _SIZES if size <= min(most, self.rows)]
+        cases = [size for size in fitting if size >= self.digits] or [self.digits]
         many = (lambda: self._tall(slab, row, rows)) if most > cases[-1] else None
         self._choose(rows, cases, lambda size: self._direct(slab, row, rows, size), many)
 
@@ -180,8 +184,9 @@ class _Emitter:
                         tile = Tile(reader, self.p, self.inputs, row, size, block, 1)
                         totals, parts = self._kept(base, block), self._kept(self.bases[-1], block)
                         tile.add_parts(record, totals, parts)
-        with loop(rows) as i, loop(stream.blocks) as block:
-            self._write(slab, block, row + i, bind(i * i64(stream.blocks) + block))
+        with loop(rows // i64(self.digits)) as i, loop(stream.blocks) as block:
+            vector = bind(i * i64(self.digits * stream.blocks) + block)
+            self._write(slab, block, row // i64(self.digits) + i, vector, stream.blocks)
 
     def _direct_group(
         self, reader: Reader, record: Expr, group: Expr, row: Expr, size: int, base: int
@@ -241,9 +246,9 @@ class _Emitter:
                 with build.If(rest > i64(0)), build.Then():
                     sizes = [-(-self.rows // 2), self.rows]
                     self._choose(rest, sizes, lambda size: tile(full * i64(self.rows), size))
-            with loop(rows) as i, loop(self.blocks) as b:
-                at = bind(i * i64(self.blocks) + b)
-                self._write(slab, block + b, row + i, at)
+            with loop(rows // i64(self.digits)) as i, loop(self.blocks) as b:
+                at = bind(i * i64(self.digits * self.blocks) + b)
+                self._write(slab, block + b, row // i64(self.digits) + i, at, self.blocks)
 
     def _unpack(self, reader: Reader, start: Expr, block: Expr) -> None:
         """The codes of some blocks, four inputs after four; those of 8 bits stay where they are."""
@@ -314,13 +319,16 @@ class _Emitter:
                 at = at + first * i64(self.blocks * LANES)
                 store(self.sums, at, load(total, 0, LANES), LANES)
 
-    def _write(self, slab: Expr, block: Expr, row: Expr, vector: Expr) -> None:
-        """Writes the finished sums of a row and a block, kept as that vector of each matrix."""
+    def _write(self, slab: Expr, block: Expr, row: Expr, vector: Expr, blocks: int) -> None:
+        """Writes the finished sums of a row of x and a block.
+
+        They are kept as vector `vector` of each matrix, those of the next digit `blocks` after it.
+        """
         stream = self.stream
         channel = bind(slab * i64(stream.channels) + block * i64(LANES))
         final = [
             bind(
-                load(self.sums, i64(base) + vector * i64(LANES), LANES)
+                self._digits(i64(base) + vector * i64(LANES), blocks * LANES)
                 * reader.factor(reader.slab(slab), block)
             )
             for base, reader in zip(self.bases, self.readers, strict=False)
@@ -328,6 +336,13 @@ class _Emitter:
         write(
             self.finish, self.isa, self.p, bind(row), channel, stream.rows, stream.channels, final
         )
+
+    def _digits(self, at: Expr, apart: int) -> Expr:
+        """The sum of a vector of each digit."""
+        first, *others = (
+            load(self.sums, at + i64(digit * apart), LANES) for digit in range(self.digits)
+        )
+        return first + others[0] if others else first
 
 
 def _zeros(rows: int, blocks: int) -> list[list[Buffer]]:

@@ -35,20 +35,29 @@ from arkinfer_tvm.kernels.common import (
 )
 from arkinfer_tvm.layout import LINE, Stream
 
+_HIGH = 128
+"""What a code of the first of two digits stands for."""
+
 
 @dataclass(frozen=True)
 class Inputs:
-    """The order in which a stream has its inputs; see `Stream` for the names."""
+    """The order in which a stream has its inputs; see `Stream` for the names.
+
+    Attributes:
+        digits: rows of codes for each row of x. 1: 8 bits. 2: 15 bits, as 128 times the codes of
+            the first row and those of the second, which the product takes for two rows.
+    """
 
     columns: int
     group: int
     share: int
     shares: int
     order: bool
+    digits: int = 1
 
     @classmethod
-    def of(cls, stream: Stream) -> Inputs:
-        return cls(stream.columns, stream.group, stream.share, stream.shares, stream.order)
+    def of(cls, stream: Stream, digits: int = 1) -> Inputs:
+        return cls(stream.columns, stream.group, stream.share, stream.shares, stream.order, digits)
 
     @property
     def groups(self) -> int:
@@ -93,8 +102,8 @@ class Norm:
 class Quantize(RowKernel):
     """Codes, scales and sums of the activations: x is about code * scale, code -127 to 127.
 
-    codes int8 [T, stride], scales float32 [T, scales], sums int32 [T, scales]: of the codes that
-    share a scale.
+    codes int8 [T * digits, stride], scales float32 [T * digits, scales], sums int32 of that shape:
+    of the codes that share a scale. Where there are two digits, x is about the sum of both.
     """
 
     family: ClassVar[str] = "quantize"
@@ -129,7 +138,8 @@ class Quantize(RowKernel):
         lanes = lanes_of(count, inputs.share, inputs.group) if not inputs.order else 1
         first = bind(g * i64(inputs.group) + s * i64(inputs.share))
         place = bind(g * i64(inputs.shares) + s)
-        out = bind(t * i64(inputs.stride) + place * i64(inputs.share))
+        rows = [bind(t * i64(inputs.digits) + i64(digit)) for digit in range(inputs.digits)]
+        outs = [bind(row * i64(inputs.stride) + place * i64(inputs.share)) for row in rows]
 
         def at(i: Expr) -> Expr:
             index = bind(first + i * i64(lanes))
@@ -144,24 +154,38 @@ class Quantize(RowKernel):
             store(most, 0, build.max(load(most, 0, lanes), size), lanes)
         largest = bind(horizontal_max(load(most, 0, lanes), lanes))
         # The inverse of less would not be finite; rows of zeros are divided by something, too.
-        scale = bind(build.max(largest / constant(127.0), constant(2.0**-120)))
+        steps = constant(127.0 if inputs.digits == 1 else 127.0 * _HIGH + _HIGH // 2 - 1)
+        scale = bind(build.max(largest / steps, constant(2.0**-120)))
         inverse = bind(constant(1.0) / scale)
-        totals = build.alloc_buffer((lanes,), "int32")
-        store(totals, 0, constant(0, lanes, "int32"), lanes)
+        totals = [build.alloc_buffer((lanes,), "int32") for _ in rows]
+        for total in totals:
+            store(total, 0, constant(0, lanes, "int32"), lanes)
         with loop(count // lanes) as i:
-            code = rounded(at(i) * spread(inverse, lanes), lanes)
-            store(totals, 0, load(totals, 0, lanes) + code, lanes)
-            store(p.codes, out + i * i64(lanes), build.cast(code, kind("int8", lanes)), lanes)
+            whole = rounded(at(i) * spread(inverse, lanes), lanes)
+            codes = [whole] if inputs.digits == 1 else _halves(whole, lanes)
+            for code, total, out in zip(codes, totals, outs, strict=True):
+                store(total, 0, load(total, 0, lanes) + code, lanes)
+                store(p.codes, out + i * i64(lanes), build.cast(code, kind("int8", lanes)), lanes)
         if count < inputs.share:
             with loop(inputs.share - count) as i:
-                store(p.codes, out + i64(count) + i, constant(0, 1, "int8"))
-        index = bind(t * i64(inputs.scales) + place)
-        store(p.scales, index, scale)
-        with_sum = build.alloc_buffer((1,), "int32")
-        store(with_sum, 0, constant(0, 1, "int32"))
-        for lane in range(lanes):
-            store(with_sum, 0, load(with_sum, 0) + load(totals, i64(lane)))
-        store(p.sums, index, load(with_sum, 0))
+                for out in outs:
+                    store(p.codes, out + i64(count) + i, constant(0, 1, "int8"))
+        for digit, (row, total) in enumerate(zip(rows, totals, strict=True)):
+            index = bind(row * i64(inputs.scales) + place)
+            high = digit == 0 and inputs.digits == 2
+            store(p.scales, index, scale * constant(float(_HIGH)) if high else scale)
+            with_sum = build.alloc_buffer((1,), "int32")
+            store(with_sum, 0, constant(0, 1, "int32"))
+            for lane in range(lanes):
+                store(with_sum, 0, load(with_sum, 0) + load(total, i64(lane)))
+            store(p.sums, index, load(with_sum, 0))
+
+
+def _halves(code: Expr, lanes: int) -> list[Expr]:
+    """int32: the codes of two digits; the second is from -64 to 63, and the first within 127."""
+    shift = constant(_HIGH.bit_length() - 1, lanes, "int32")
+    high = bind((code + constant(_HIGH // 2, lanes, "int32")) >> shift)
+    return [high, bind(code - (high << shift))]
 
 
 @dataclass(frozen=True)
@@ -212,7 +236,7 @@ def reader(
 
 
 def rounded(x: Expr, lanes: int) -> Expr:
-    """int32: the nearest integers of numbers from -127.5 to 127.5, halves to the even one.
+    """int32: the nearest integers of numbers below 2^22, halves to the even one.
 
     1.5 * 2^23 + x has no bits for a fraction, and x in its lowest ones.
     """

@@ -182,6 +182,16 @@ CASES: dict[str, Build] = {
         ]
     },
     **{
+        f"quant.linear {rows}x{columns} {kind}, activations in two digits": linear(
+            rows, columns, kind, "i16"
+        )
+        for rows, columns, kind in [
+            (33, 256, "int4-g128"), (5, 96, "int4-g32-min"), (5, 96, "int4-g32-actorder"),
+            (6, 56, "int8-row"), (5, 192, "int2-g64-asym"), (5, 12, "int2-g4"),
+        ]
+    },
+    "nn.silu_mul of products, activations in two digits": gated(40, 64, "int4-g32", "i16"),
+    **{
         f"nn.add of a product {rows}x{columns} {kind}": added(rows, columns, kind)
         for rows, columns, kind in [(33, 128, "int4-g32"), (48, 40, "int8-row"), (20, 24, "f32")]
     },

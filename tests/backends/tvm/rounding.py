@@ -14,7 +14,13 @@ from arkinfer_tvm.stored import Stored
 Array = np.ndarray[Any, Any]
 
 
-def rounded(x: Array, stream: Stream, order: Array | None = None) -> tuple[Array, Array]:
+STEPS = {"i8": 127, "any": 127, "i16": 127 * 128 + 63}
+"""Of the largest of the activations that share a scale, by what a product takes them in."""
+
+
+def rounded(
+    x: Array, stream: Stream, order: Array | None = None, steps: int = STEPS["i8"]
+) -> tuple[Array, Array]:
     """x [T, K] as codes and scales, each [T, K], in the order of its columns."""
     columns = np.arange(stream.columns) if order is None else order
     codes, scales = np.zeros(x.shape, np.float32), np.zeros(x.shape, np.float32)
@@ -22,7 +28,7 @@ def rounded(x: Array, stream: Stream, order: Array | None = None) -> tuple[Array
         for start in range(0, stream.group, stream.share):
             share = group[start : start + stream.share]
             some = x[:, share].astype(np.float32)
-            scale = np.abs(some).max(axis=1, keepdims=True) / np.float32(127)
+            scale = np.abs(some).max(axis=1, keepdims=True) / np.float32(steps)
             scale = np.maximum(scale, np.float32(2.0**-120))
             inverse = np.float32(1) / scale
             codes[:, share], scales[:, share] = np.rint(some * inverse), scale
@@ -42,7 +48,9 @@ def round_inputs(
             weight = node.weights[0]
             stream = Stored(store, "x86_64", function).stream(weight)
             assert isinstance(stream, Stream)
-            codes, scales = rounded(inputs["x"][:, part], stream, store.load(weight).order)
+            steps = STEPS[str(node.attributes["activations"])]
+            order = store.load(weight).order
+            codes, scales = rounded(inputs["x"][:, part], stream, order, steps)
             given["x"] = inputs["x"].copy()
             given["x"][:, part] = codes * scales
     return given

@@ -29,7 +29,9 @@ Array = np.ndarray[Any, Any]
 
 SCALES = {"as they are": np.dtype(np.float32), "/bf16 scales": np.dtype(ml_dtypes.bfloat16)}
 """What scales are in cases whose name has that; else float16, which the streams hold exactly."""
-LIMITS = {"T": 40, "R": 40}
+LIMITS = ("T", "R")
+SIZES = (1, 40, 100)
+"""The most rows of each program: kernels are chosen by it."""
 SYMBOLS = {"T": 11, "S": 37, "R": 5}
 
 
@@ -39,7 +41,7 @@ class Bench:
 
     functions: dict[str, ir.Function]
     programs: dict[str, list[Program]]
-    """For one token, and for many."""
+    """For steps of each of `SIZES`."""
     store: CaseStore
     library: Library
 
@@ -67,7 +69,7 @@ def bench(quantized: Callable[..., QuantizedTensor], isa: str) -> Iterator[Bench
         stored = Stored(store, ISAS[isa].arch, functions[name])
         programs[name] = [
             Lowering(functions[name], limits, stored, table).program()
-            for limits in (dict.fromkeys(LIMITS, 1), LIMITS)
+            for limits in (dict.fromkeys(LIMITS, most) for most in SIZES)
         ]
     library = Library(build_library(table.names, isa), "libcases.so", 2, 9)
     yield Bench(functions, programs, store, library)
@@ -166,7 +168,8 @@ def stored(
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("count", [1, 3, 11])
 def test_op(bench: Bench, name: str, count: int) -> None:
-    function, program = bench.functions[name], bench.programs[name][count > 1]
+    function = bench.functions[name]
+    program = bench.programs[name][0 if count == 1 else 2 if count > 3 else 1]
     symbols = {**SYMBOLS, "T": count}
     if count == 1:
         symbols["R"] = 1
@@ -180,6 +183,7 @@ def test_op(bench: Bench, name: str, count: int) -> None:
     bound.run(bound.arguments(caches), symbols, ports)
     kept = program.caches[0].dtype if program.caches else ""
     tolerance = {"bfloat16": PAIRED, "int8": BYTES}.get(kept, EXACT)
+    tolerance = DIGITS if "two digits" in name else tolerance
     assert close(out, expected["out"], tolerance)
     grown = [v for n, v in expected.items() if n != "out"]
     for form, cache, wanted in zip(program.caches, caches, grown, strict=True):
@@ -210,9 +214,10 @@ def test_rows_of_zeros_and_of_tiny_and_huge_numbers(bench: Bench) -> None:
     assert close(out, expected["out"], BYTES)
 
 
-EXACT, BYTES, PAIRED = 1e-5, 1e-4, 6e-3
+EXACT, BYTES, DIGITS, PAIRED = 1e-5, 1e-4, 1e-4, 6e-3
 """Of the largest number: the order of sums; queries and weights in 16 bits, too, where bytes are
-multiplied; in bfloat16, where there is an instruction for it."""
+multiplied; activations in two digits, of whose many codes some lie on a boundary; in bfloat16,
+where there is an instruction for it."""
 
 
 def close(got: Array, expected: Array, tolerance: float = EXACT) -> bool:
