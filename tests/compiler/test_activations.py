@@ -140,7 +140,7 @@ def test_a_recipe_says_it_and_an_option_wins(tiny: Path, tmp_path: Path) -> None
     [
         (
             {"activations": "int9"},
-            'There are no activations in "int9". Did you mean "int8"? Known: fp32, int8.',
+            'There are no activations in "int9". Did you mean "int8"? Known: fp32, int16, int8.',
         ),
         (
             {"activations": "fp32", "target": "jetson-orin", "backend": "tensorrt"},

@@ -44,7 +44,7 @@ def refusal(module: ir.Module) -> InternalError:
         ),
         (
             '%0 = quant.linear(%x, @q) {activations = "f16"} : f32[T, 6]',
-            'activations are any, f32, i8, not "f16"',
+            'activations are any, f32, i16, i8, not "f16"',
         ),
         ("%0 = nn.rms_norm(%x, @n) {eps = 1.0} : f32[8, T]", "its result is f32[8, T], but the op"),
         ("%0 = tensor.add(%x, @w) : f32[T, 8]", "tensor.add: dims T and 6 do not broadcast"),
