@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from arkinfer.errors import UsageError
 from arkinfer.runtime.contract import Executable, LoadOptions, State
-from tests.backends.expectations import FEATURES, REFUSED, TOLERANCES
+from tests.backends.expectations import ON_BOUNDARY, FEATURES, REFUSED, TOLERANCES
 from tests.backends.lab import Lab, error
 from tests.backends.models import MODELS
 
@@ -38,7 +38,7 @@ def runs(request: pytest.FixtureRequest, backend: str, lab: Lab) -> Runs:
     if request.param == "cached":
         if CACHED.name in REFUSED[backend]:
             pytest.skip("this backend keeps no scales per token")
-        return Runs(lab.executable(backend, CACHED), TOLERANCES[backend].quantized)
+        return Runs(lab.executable(backend, CACHED), TOLERANCES[backend].quantized + ON_BOUNDARY)
     return Runs(lab.executable(backend, QUANTIZED), TOLERANCES[backend].quantized)
 
 
