@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from arkinfer.errors import UsageError
 from arkinfer.runtime.contract import Executable, LoadOptions, State
-from tests.backends.expectations import ON_BOUNDARY, FEATURES, REFUSED, TOLERANCES
+from tests.backends.expectations import FEATURES, ON_BOUNDARY, REFUSED, TOLERANCES
 from tests.backends.lab import Lab, error
 from tests.backends.models import MODELS
 
