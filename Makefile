@@ -13,6 +13,7 @@ QUESTION ?= In a few words, what is the heapq module good for?
 READER ?=
 SECONDS ?= 600
 JOBS ?= 1
+SLOW ?= tests
 
 GPU_PYTHON ?= python3
 ARK ?=
@@ -70,7 +71,7 @@ pytest: $(SETUP)
 	$(BIN)/python -m pytest
 
 pytest-slow: $(SETUP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(SLOW)
 
 llama-cpp: $(LLAMA)/.installed  ## llama.cpp in a Python of its own, to which slow tests give what we export
 
