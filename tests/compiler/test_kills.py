@@ -48,8 +48,8 @@ FINISHING = [
     *(Kill("rename", "os:replace", call=MATRICES + 1, when=when) for when in ("before", "after")),
     Kill("rename", "arkinfer.artifact.writer:_sync_folder"),
 ]  # fmt: skip
-LINKING = [
-    Kill("link", "arkinfer_tvm.build:_link", when=when, options={"backend": "tvm"})
+LINKING = [  # first the probe is linked, before a build begins
+    Kill("link", "arkinfer_tvm.build:_link", call=2, when=when, options={"backend": "tvm"})
     for when in ("before", "after")
 ]
 
