@@ -53,7 +53,7 @@ def parse_quant(name: str, embedding: str | None = None) -> QuantSpec:
     Args:
         name: of the linears' scheme and method; it also decides embedding and head, 8 bits in its
             groups.
-        embedding: overrides that: a scheme, or `none`.
+        embedding: overrides that: a scheme, `int4` or `int8` for short, or `none`.
 
     Raises:
         UsageError: an unknown name, or a scheme that no method makes.
@@ -65,7 +65,8 @@ def parse_quant(name: str, embedding: str | None = None) -> QuantSpec:
         linear, method = _linears(name)
         own = Scheme(8, linear.group)
     if embedding is not None:
-        own = None if embedding == "none" else parse_linear(embedding)
+        short, _ = NAMED.get(embedding, (None, None))  # "int4" is the scheme of its linears
+        own = None if embedding == "none" else parse_linear(short or embedding)
     return QuantSpec(name, linear, own, method=method)
 
 

@@ -63,3 +63,8 @@ def test_near_misses_get_a_hint(name: str, hint: str) -> None:
     assert caught.value.what == f'There is no quantization "{name}"'
     assert caught.value.fix.startswith(f'Did you mean "{hint}"? Known: none, ternary, int4, int8, ')
     assert caught.value.fix.endswith("as in int4-gptq-g128: rtn, gptq, pgptq, awq, spgptq")
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_short_name_for_the_embedding_is_the_scheme_of_its_linears(bits: int) -> None:
+    assert parse_quant("int4", f"int{bits}").embedding == Scheme(bits, 128)
