@@ -106,7 +106,8 @@ class _Builder:
         row = op.convert(op.unsqueeze(positions, np.int32(1)), "f32")
         half = op.transpose(op.matmul(rates, row, False, False), np.array([0, 2, 1]))
         both = op.concat([half, half], -1)
-        return tuple(op.unsqueeze(f(both), np.int32(1)) for f in (op.cos, op.sin))  # type: ignore[return-value]  # two of them
+        one = np.int32(1)
+        return op.unsqueeze(op.cos(both), one), op.unsqueeze(op.sin(both), one)
 
     def _turned(self, x: Node, cos: Node, sin: Node) -> Node:
         half, axis, one = np.array([self._size // 2]), np.array([3]), np.array([1])

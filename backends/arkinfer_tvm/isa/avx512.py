@@ -44,10 +44,12 @@ _FEATURES = (*Avx512Vnni.features, "+avx512bf16")
 _CODE = f"""
 declare <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float>, <32 x bfloat>, <32 x bfloat>)
 declare <16 x bfloat> @llvm.x86.avx512bf16.cvtneps2bf16.512(<16 x float>)
-define linkonce_odr hidden <16 x float> @ark_pair_dot(<16 x float> %t, <16 x i32> %a, <16 x i32> %b) #0 {{
+define linkonce_odr hidden <16 x float>
+@ark_pair_dot(<16 x float> %t, <16 x i32> %a, <16 x i32> %b) #0 {{
   %x = bitcast <16 x i32> %a to <32 x bfloat>
   %y = bitcast <16 x i32> %b to <32 x bfloat>
-  %r = call <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float> %t, <32 x bfloat> %x, <32 x bfloat> %y)
+  %r = call <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(
+    <16 x float> %t, <32 x bfloat> %x, <32 x bfloat> %y)
   ret <16 x float> %r
 }}
 define linkonce_odr hidden <16 x i16> @ark_bfloat(<16 x float> %a) #0 {{
@@ -55,8 +57,9 @@ define linkonce_odr hidden <16 x i16> @ark_bfloat(<16 x float> %a) #0 {{
   %r = bitcast <16 x bfloat> %x to <16 x i16>
   ret <16 x i16> %r
 }}
-attributes #0 = {{ alwaysinline nounwind willreturn memory(none) "target-cpu"="{Avx512Vnni.cpu}" "target-features"="{",".join(_FEATURES)}" }}
-"""  # noqa: E501
+attributes #0 = {{ alwaysinline nounwind willreturn memory(none)
+  "target-cpu"="{Avx512Vnni.cpu}" "target-features"="{",".join(_FEATURES)}" }}
+"""
 
 
 class Avx512Bf16(Avx512Vnni):
