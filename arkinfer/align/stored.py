@@ -213,11 +213,18 @@ class CheckingWriter:
     def made(self, works: Sequence[Work]) -> list[bytes]:
         return [work.make() for work in works]
 
-    def configure(self, config: Mapping[str, Any], requires: Mapping[str, str]) -> None:
+    def configure(
+        self,
+        config: Mapping[str, Any],
+        requires: Mapping[str, str],
+        variants: Sequence[str] = (),
+    ) -> None:
         if dict(config) != self.section.config:
             self.notes.append(f"the configuration of {self.section.backend} is another one")
         if dict(requires) != self.section.requires:
             self.notes.append(f"{self.section.backend} requires other versions")
+        if tuple(variants) != self.section.variants:
+            self.notes.append(f"{self.section.backend} has kernels for other instruction sets")
 
     def _differs(
         self, name: str, what: str, found: Array | None = None, expected: Array | None = None

@@ -89,6 +89,7 @@ class Artifact:
                 tuple(facts["tensors"]),
                 facts.get("activations"),
                 facts.get("caches"),
+                tuple(facts.get("variants", ())),
             )
             for facts in self.manifest["sections"]
         }

@@ -393,5 +393,6 @@ def _disk_error(error: OSError, path: Path, needed: int) -> ArkError:
 
 def _section(section: Section) -> dict[str, Any]:
     """What manifest.json says of it."""
-    facts = {**vars(section), "tensors": list(section.tensors)}
+    lists = {"tensors": list(section.tensors), "variants": list(section.variants) or None}
+    facts = {**vars(section), **lists}
     return {key: value for key, value in facts.items() if value is not None}

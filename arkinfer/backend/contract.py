@@ -103,9 +103,15 @@ class SectionWriter(Protocol):
         """
         ...
 
-    def configure(self, config: Mapping[str, Any], requires: Mapping[str, str]) -> None:
-        """States the facts that the executor will be given as `Section.config` (JSON), and the
-        version range of each package that the section needs, e.g. {"onnxruntime": ">=1.23"}."""
+    def configure(
+        self,
+        config: Mapping[str, Any],
+        requires: Mapping[str, str],
+        variants: Sequence[str] = (),
+    ) -> None:
+        """States the facts that the executor will be given as `Section.config` (JSON), the version
+        range of each package that the section needs, e.g. {"onnxruntime": ">=1.23"}, and the
+        instruction sets that it has kernels for, if there is a choice: see `Section.variants`."""
         ...
 
 

@@ -32,6 +32,7 @@ class Measured:
         """Everything, with stable keys; seconds by launch and round."""
         rss = [facts["rss"]["now"] for facts in self.ready]
         return {
+            "variant": self.ready[0]["variant"],
             "launches": len(self.ready),
             "rounds": min((len(r) for found in self.seconds.values() for r in found), default=0),
             "first_token": {"tokens": FIRST, **self._spread("first_token_seconds")},

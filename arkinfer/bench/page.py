@@ -39,6 +39,7 @@ def run_page(facts: dict[str, Any]) -> str:
                 ("artifact", facts["path"]),
                 ("digest", facts["digest"]),
                 ("backend", facts["backend"]),
+                *([("kernels for", facts["variant"])] if facts["variant"] else []),
                 ("threads", _threads(facts["threads"])),
                 ("launches", f"{facts['launches']} of {facts['rounds']} rounds"),
                 ("first token", _spread(first, "s", f" after {first['tokens']} tokens of prompt")),

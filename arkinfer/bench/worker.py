@@ -61,7 +61,8 @@ def open_engine(options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     timed = TimedExecutable(engine.executable, options["capacity"], options["seed"])
     if first := min(FIRST, options["capacity"]):
         timed.prefill(first)
-    return timed, {"load_seconds": loaded, "rss_before": before}
+    facts = {"load_seconds": loaded, "rss_before": before, "variant": engine.variant}
+    return timed, facts
 
 
 def _answer(engine: Any, question: dict[str, Any]) -> dict[str, Any]:

@@ -126,7 +126,8 @@ def _print(facts: dict[str, Any]) -> None:
 
     rss, first, load = facts["rss"], facts["first_token"], facts["load"]
     threads = facts["threads"] or "as the backend likes"
-    print(f"{facts['path']} on {facts['backend']}, threads: {threads}, "
+    kernels = f", kernels for {facts['variant']}" if facts["variant"] else ""
+    print(f"{facts['path']} on {facts['backend']}{kernels}, threads: {threads}, "
           f"launches: {facts['launches']} of {facts['rounds']} rounds")  # fmt: skip
     print(
         f"first   {_seconds(first)} from start to first token, prompt of {first['tokens']} tokens"

@@ -36,7 +36,7 @@ def inspect(
         print(jsonlib.dumps(facts, indent=2))
         return
     _print_facts(facts)
-    columns = ("section", "requires", "activations", "tensors", "bytes")
+    columns = ("section", "requires", "kernels for", "activations", "tensors", "bytes")
     print_table(columns, _section_rows(facts))
     print_table(("group", "tensors", "bytes", "share"), _group_rows(facts))
     if entries:
@@ -73,6 +73,7 @@ def describe(artifact: Artifact, *, entries: bool = False) -> dict[str, Any]:
                 "requires": section.requires,
                 "activations": section.activations,
                 "caches": section.caches or manifest.get("kv", "fp32"),
+                "variants": list(section.variants),
                 "tensors": len(section.tensors),
                 "bytes": artifact.section_bytes(section.backend),
             }
@@ -177,6 +178,7 @@ def _section_rows(facts: dict[str, Any]) -> list[tuple[str, ...]]:
         (
             section["backend"],
             ", ".join(f"{name}{spec}" for name, spec in section["requires"].items()) or "nothing",
+            ", ".join(section["variants"]),
             section["activations"] or "",
             str(section["tensors"]),
             human(section["bytes"]),

@@ -131,7 +131,7 @@ def stream(answer: Generation, progress: Progress) -> None:
 
 
 def say_end(engine: Engine, answer: Generation, *, stats: bool) -> None:
-    """Says on standard error that the context ended an answer, and how fast it was."""
+    """Says on standard error that the context ended an answer, how fast it was, and on what."""
     full = answer.prompt_tokens + len(answer.tokens) >= engine.context
     if full and answer.finish_reason == "length":
         print(
@@ -142,10 +142,12 @@ def say_end(engine: Engine, answer: Generation, *, stats: bool) -> None:
     if stats:
         times = answer.timings
         reused = f", {times.reused_tokens} reused" if times.reused_tokens else ""
+        kernels = f"; kernels for {engine.variant}" if engine.variant else ""
         print(
             f"prompt: {answer.prompt_tokens} tokens{reused}, "
             f"{_rate(times.prefill_tokens_per_second)}; "
-            f"answer: {len(answer.tokens)} tokens, {_rate(times.decode_tokens_per_second)}",
+            f"answer: {len(answer.tokens)} tokens, "
+            f"{_rate(times.decode_tokens_per_second)}{kernels}",
             file=sys.stderr,
         )
 
@@ -212,6 +214,7 @@ def _print_json(
     facts = {
         "path": file,
         "backend": engine.backend,
+        "variant": engine.variant,
         "context": engine.context,
         "text": text,
         "finish_reason": answer.finish_reason,

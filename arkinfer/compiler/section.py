@@ -52,6 +52,7 @@ class SectionWriter:
         self._tensors: list[str] = []
         self._config: dict[str, Any] = {}
         self._requires: dict[str, str] = {}
+        self._variants: tuple[str, ...] = ()
 
     @property
     def store(self) -> RowStore:
@@ -119,8 +120,13 @@ class SectionWriter:
             found.append(bytes(kept))
         return found
 
-    def configure(self, config: Mapping[str, Any], requires: Mapping[str, str]) -> None:
-        self._config, self._requires = dict(config), dict(requires)
+    def configure(
+        self,
+        config: Mapping[str, Any],
+        requires: Mapping[str, str],
+        variants: Sequence[str] = (),
+    ) -> None:
+        self._config, self._requires, self._variants = dict(config), dict(requires), tuple(variants)
 
     def finish(self, activations: str | None = None, caches: str | None = None) -> Section:
         """The finished section, which the artifact now lists.
@@ -129,8 +135,10 @@ class SectionWriter:
             activations: what its products with quantized matrices take; None: there are none.
             caches: how it keeps key-value caches; None: as the build was told to.
         """
-        tensors = tuple(self._tensors)
-        section = Section(self._backend, self._config, self._requires, tensors, activations, caches)
+        section = Section(
+            self._backend, self._config, self._requires, tuple(self._tensors), activations, caches,
+            self._variants,
+        )  # fmt: skip
         self._artifact.add_section(section)
         return section
 
@@ -184,7 +192,12 @@ class MeasuringWriter:
     def made(self, works: Sequence[Work]) -> list[bytes]:
         return [bytes(work.size) for work in works]
 
-    def configure(self, config: Mapping[str, Any], requires: Mapping[str, str]) -> None:
+    def configure(
+        self,
+        config: Mapping[str, Any],
+        requires: Mapping[str, str],
+        variants: Sequence[str] = (),
+    ) -> None:
         self.config = dict(config)
         self.entries["manifest.json"] = len(json.dumps(self.config))
 

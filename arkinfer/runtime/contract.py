@@ -216,6 +216,16 @@ class Executable(Protocol):
         ...
 
 
+@runtime_checkable
+class Chosen(Protocol):
+    """What an executable may offer whose section has kernels for several instruction sets."""
+
+    @property
+    def variant(self) -> str:
+        """Which of `Section.variants` runs: the best one that this processor has."""
+        ...
+
+
 class Executor(Protocol):
     """Entry point group `arkinfer.executors`; no torch, no IR."""
 

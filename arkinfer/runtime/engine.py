@@ -13,7 +13,7 @@ import numpy as np
 from arkinfer.artifact import open_artifact
 from arkinfer.errors import UsageError
 from arkinfer.runtime.chat import ChatTemplate, Message, with_system
-from arkinfer.runtime.contract import Executable, Executor, FloatArray, LoadOptions
+from arkinfer.runtime.contract import Chosen, Executable, Executor, FloatArray, LoadOptions
 from arkinfer.runtime.demo import located
 from arkinfer.runtime.generation import Generation
 from arkinfer.runtime.later import Later
@@ -112,6 +112,11 @@ class Engine:
     def vocab_size(self) -> int:
         """Columns of the logits; the tokenizer may know fewer tokens."""
         return self.executable.vocab_size
+
+    @property
+    def variant(self) -> str | None:
+        """The instruction set whose kernels run here; None: the section has no choice of them."""
+        return self.executable.variant if isinstance(self.executable, Chosen) else None
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -95,7 +95,7 @@ class TvmCompiler:
         taps = taps_of(function, [each.seen() for each in lowerings], out.weight)
         if taps:
             config["taps"] = out.file(TAPS, taps)
-        out.configure(config, {})
+        out.configure(config, {}, [variant["isa"] for variant in variants])
 
 
 def taps_of(

@@ -179,7 +179,7 @@ class TvmExecutable:
         caches: how those of a state lie.
         form: of saved states.
         threads: what steps run on.
-        isa: the instruction set of the kernels that were chosen.
+        variant: the instruction set of the kernels that were chosen.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class TvmExecutable:
         programs: Sequence[Bound],
         library: Library,
         config: Mapping[str, Any],
-        isa: str,
+        variant: str,
         digest: str,
         taps: Taps | None = None,
         seen: list[list[Seen]] | None = None,
@@ -196,7 +196,7 @@ class TvmExecutable:
         self.max_context = count(config["context"])
         self.chunk = count(config["chunk"])
         self.threads = library.threads
-        self.isa = isa
+        self.variant = variant
         self._symbols: dict[str, str] = config["symbols"]
         self._taps = taps
         self.taps = () if taps is None else taps.names

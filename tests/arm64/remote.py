@@ -82,7 +82,7 @@ class RemoteExecutor:
 
 
 class RemoteExecutable:
-    """See `arkinfer.runtime.contract.Executable`; `isa` is what its kernels are for."""
+    """See `arkinfer.runtime.contract.Executable`; `variant` is what its kernels are for."""
 
     def __init__(self, remote: Remote, thing: Thing) -> None:
         self._remote, self._thing = remote, thing.number
@@ -90,7 +90,7 @@ class RemoteExecutable:
         self.max_context: int = remote.get(self._thing, "max_context")
         self.chunk: int = remote.get(self._thing, "chunk")
         self.features: frozenset[str] = remote.get(self._thing, "features")
-        self.isa: str = remote.get(self._thing, "isa")
+        self.variant: str = remote.get(self._thing, "variant")
         tapped = "taps" in self.features
         self.taps: tuple[str, ...] = remote.get(self._thing, "taps") if tapped else ()
 

@@ -66,7 +66,7 @@ def test_the_best_variant_runs(
     expected = Lab(files[target].parent).answer(MODEL, tokens)
     try:
         executable = opened(remote, files[target])
-        assert executable.isa == isa
+        assert executable.variant == isa
         state = executable.new_state(20)
         got = [state.step(part, rows="all").logits for part in (tokens[:16], tokens[16:])]
     finally:

@@ -12,7 +12,7 @@ import pytest
 
 from arkinfer.artifact import DTYPES, open_artifact
 from arkinfer.artifact.layout import END_SIZE, Entry, central_record, end_records, local_header
-from arkinfer.artifact.manifest import SCHEMA
+from arkinfer.artifact.manifest_schema import SCHEMA
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "format.md").read_text()

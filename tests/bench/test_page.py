@@ -17,9 +17,9 @@ CURVE = [Case("prefill", 0, 32 << n) for n in range(11)]
 CURVE += [Case("decode", d, 32) for d in (0, *(512 << n for n in range(7)))]
 
 
-def measured(cases: list[Case]) -> dict[str, Any]:
+def measured(cases: list[Case], variant: str | None = None) -> dict[str, Any]:
     ready = {"rss": {"now": 2, "peak": 3}, "rss_before": 1, "load_seconds": 0.1,
-             "first_token_seconds": 0.5}  # fmt: skip
+             "first_token_seconds": 0.5, "variant": variant}  # fmt: skip
     seconds = {case: [[0.1, 0.2, 0.3]] * 6 for case in cases}
     return {**run(), **Measured(seconds, [ready] * 6, [3 << 20] * 6).to_json()}
 
@@ -40,6 +40,11 @@ def test_single_points_are_bars():
     html = run_page(measured([CURVE[0], CURVE[-1]]))
     assert html.count("<svg") == 1
     assert "decode at 32,768" in html
+
+
+def test_what_the_kernels_were_for():
+    assert "<dt>kernels for</dt><dd>i8mm</dd>" in run_page(measured(CURVE, "i8mm"))
+    assert "kernels for" not in run_page(measured(CURVE))
 
 
 def test_what_slowed_the_machine_stands_on_top():

@@ -22,7 +22,7 @@ def test_json_has_stable_keys(ark: Ark, model: Path, tmp_path: Path):
     assert result.code == 0, result.err
     facts = json.loads(result.out)
     assert list(facts) == [
-        "path", "digest", "backend", "threads", "section_bytes", "launches", "rounds",
+        "path", "digest", "backend", "threads", "section_bytes", "variant", "launches", "rounds",
         "first_token", "load", "rss", "results", "environment",
     ]  # fmt: skip
     assert [(r["kind"], r["tokens"], r["depth"]) for r in facts["results"]] == [

@@ -58,6 +58,7 @@ def test_json_has_stable_keys(capsys: pytest.CaptureFixture[str]):
             "requires": {"numpy": ">=1.26"},
             "activations": None,
             "caches": "fp32",
+            "variants": [],
             "tensors": 2,
             "bytes": 95,
         }

@@ -92,8 +92,9 @@ def test_json_has_stable_keys(ark: Ark, model: Path, expected: Callable[..., str
     result = ark("run", model, "Why?", "--json", "--max-new-tokens", 9)
     facts = json.loads(result.out)
     assert list(facts) == [
-        "path", "backend", "context", "text", "finish_reason", "prompt_tokens", "tokens",
-        "sampling", "seconds", "prefill_tokens_per_second", "decode_tokens_per_second",
+        "path", "backend", "variant", "context", "text", "finish_reason", "prompt_tokens", "tokens",
+        "sampling", "seconds", "prefill_tokens_per_second",
+        "decode_tokens_per_second",
     ]  # fmt: skip
     assert list(facts["seconds"]) == ["load", "prefill", "decode", "process_start_to_first_text"]
     assert facts["text"] == expected("Why?", 9)

@@ -35,6 +35,7 @@ def write_artifact(
     backends: tuple[str, ...] = ("bigram",),
     requires: dict[str, str] | None = None,
     entries: dict[str, bytes] | None = None,
+    variants: tuple[str, ...] = (),
     **facts: Any,
 ) -> Path:
     """An artifact with a trained tokenizer and no weights; `facts` go into the manifest."""
@@ -47,7 +48,7 @@ def write_artifact(
             writer.add_bytes(name, data)
         for backend in backends:
             config = {"chunk": chunk, "seed": seed}
-            writer.add_section(Section(backend, config, requires or {}, ()))
+            writer.add_section(Section(backend, config, requires or {}, (), variants=variants))
         model = {
             "name": "bigram",
             "architecture": "MiniCPMForCausalLM",

@@ -41,6 +41,12 @@ class BigramExecutable:
         self.closed = True
 
 
+class SpecialBigram(BigramExecutable):
+    """As if it had kernels for several instruction sets."""
+
+    variant = ""
+
+
 class BigramState:
     def __init__(self, model: BigramExecutable, capacity: int) -> None:
         self._model, self.capacity, self.length = model, capacity, 0
@@ -79,9 +85,12 @@ class BigramExecutor:
         if "missing-chip" in section.requires:
             raise DeviceError("This device has no such chip", "The section needs it", "Buy one")
         manifest, config = artifact.manifest, section.config
-        return BigramExecutable(
+        executable = (SpecialBigram if section.variants else BigramExecutable)(
             manifest["model"]["vocab_size"], manifest["context"], config["chunk"], config["seed"]
         )
+        if isinstance(executable, SpecialBigram):
+            executable.variant = section.variants[-1]
+        return executable
 
 
 def naive_logits(model: BigramExecutable, ids: list[int]) -> FloatArray:

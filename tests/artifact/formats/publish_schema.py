@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from arkinfer.artifact.manifest import SCHEMA
+from arkinfer.artifact.manifest_schema import SCHEMA
 
 if __name__ == "__main__":
     path = Path(__file__).parents[3] / "docs" / "manifest.schema.json"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -138,8 +138,13 @@ class Collector:
         self.writer.add_bytes(entry, data)
         return entry
 
-    def configure(self, config: Mapping[str, Any], requires: Mapping[str, str]) -> None:
-        self.config, self.requires = dict(config), dict(requires)
+    def configure(
+        self,
+        config: Mapping[str, Any],
+        requires: Mapping[str, str],
+        variants: Sequence[str] = (),
+    ) -> None:
+        self.config, self.requires, self.variants = dict(config), dict(requires), tuple(variants)
 
 
 Maker = Callable[..., Path]
@@ -150,7 +155,7 @@ def _make_artifact(path: Path, module: ir.Module, store: Store, target: Target) 
         out = Collector(writer, store)
         TvmCompiler().compile(module, target, out)
         names = tuple(dict.fromkeys(out.tensors))
-        writer.add_section(Section("tvm", out.config, out.requires, names))
+        writer.add_section(Section("tvm", out.config, out.requires, names, variants=out.variants))
         return writer.commit(
             {
                 "model": {"name": "tiny", "architecture": "MiniCPMForCausalLM"},

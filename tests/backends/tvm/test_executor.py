@@ -21,6 +21,7 @@ import pytest
 from arkinfer.artifact import open_artifact
 from arkinfer.errors import ArtifactError, DeviceError, ResourceError, UsageError
 from arkinfer.machine.cores import usable_cores
+from arkinfer.runtime.contract import Chosen
 from arkinfer_tvm import cpu, library
 from arkinfer_tvm.cpu import isas_for
 from arkinfer_tvm.library import Library, aligned, pointer
@@ -72,6 +73,8 @@ def test_facts(small: Any, opened: Any) -> None:
     executable = opened(small.path)
     assert (executable.vocab_size, executable.max_context, executable.chunk) == (131, 80, 24)
     assert executable.features == {"tree", "taps", "persist"}
+    assert isinstance(executable, Chosen)
+    assert [executable.variant] == isas_for(("host",), platform.machine(), cpu.cpu_flags())
     state = executable.new_state(33)
     assert (state.length, state.capacity) == (0, 33)
 
