@@ -33,10 +33,13 @@ class Progress:
     Args:
         what: the task, e.g. "Verifying model.ark".
         expected: seconds that it took before, for as long as nothing else is known; 0: unknown.
+
+    Attributes:
+        what: the task, which may go by another name from some moment on.
     """
 
     def __init__(self, what: str, *, expected: float = 0.0) -> None:
-        self._what, self._expected = what, expected
+        self.what, self._expected = what, expected
         self._start = time.monotonic()
         self._done = self._total = 0
         self._first: tuple[float, int] | None = None
@@ -70,7 +73,7 @@ class Progress:
         """What there is to say at a moment of `time.monotonic`."""
         spent = now - self._start
         if self._total:
-            text = f"{self._what}: {100 * self._done // self._total} %"
+            text = f"{self.what}: {100 * self._done // self._total} %"
             began, before = self._first or (self._start, 0)
             if self._done <= before:
                 return text
@@ -78,8 +81,8 @@ class Progress:
             return f"{text}, about {duration(left)} left"
         if self._expected:
             left = max(0.0, self._expected - spent)
-            return f"{self._what}: {duration(spent)} so far, about {duration(left)} left"
-        return f"{self._what}: {duration(spent)} so far; how long it takes is not known"
+            return f"{self.what}: {duration(spent)} so far, about {duration(left)} left"
+        return f"{self.what}: {duration(spent)} so far; how long it takes is not known"
 
     def _tell(self) -> None:
         pauses = iter(_PAUSES)

@@ -25,8 +25,9 @@ class Teller:
         if self._line is None or moment.stage != self._stage:
             self.end()
             self._stage = moment.stage
-            title = moment.stage[:1].upper() + moment.stage[1:]
-            self._line = Progress(title, expected=moment.seconds)
+            self._line = Progress(_title(moment.stage), expected=moment.seconds)
+        if moment.step:
+            self._line.what = _title(moment.step)
         if moment.total:
             self._line(moment.done, moment.total)
 
@@ -34,3 +35,7 @@ class Teller:
         if self._line is not None:
             self._line.end()
             self._line = None
+
+
+def _title(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -17,6 +17,7 @@ class Progress:
         total: of how much; 0: unknown.
         unit: "bytes" or "".
         seconds: how long the stage took in earlier builds of such models; 0: unknown.
+        step: what of the stage is being done, where that is worth knowing; else "".
         note: a sentence for the user that is worth keeping; else "".
     """
 
@@ -25,6 +26,7 @@ class Progress:
     total: int = 0
     unit: str = ""
     seconds: float = 0.0
+    step: str = ""
     note: str = ""
 
 

@@ -67,7 +67,14 @@ class Stages:
 
     def go_on(self) -> None:
         """Tells that the stage is not over, after a part of it that was counted."""
-        self._on_progress(Progress(self._stage, seconds=self._expected(self._stage)))
+        self._on_progress(Progress(self._stage, seconds=self._left()))
+
+    def step(self, what: str, done: int, total: int) -> None:
+        """Tells what is done next, and how many of how many such things are done."""
+        step = f"{what} ({done + 1} of {total})" if total > 1 else what
+        self.doing(step)
+        counted = (done, total) if done else (0, 0)  # before the first, earlier builds know more
+        self._on_progress(Progress(self._stage, *counted, seconds=self._left(), step=step))
 
     def doing(self, what: str) -> None:
         """Notes a finer step of the stage, in case it is the last one."""
@@ -101,6 +108,11 @@ class Stages:
             fresh = self._file.parent / "tmp" / f"{os.getpid()}-{os.urandom(4).hex()}"
             fresh.write_text(json.dumps(self._known, indent=1))
             os.replace(fresh, self._file)
+
+    def _left(self) -> float:
+        """Seconds of the stage that are expected yet."""
+        spent = time.monotonic() - self._began
+        return max(0.0, self._expected(self._stage) - spent)
 
     def _expected(self, stage: str) -> float:
         """Seconds, from the build of the most similar size, up to twice as large or small."""

@@ -58,8 +58,7 @@ def write_sections(
             stages.doing(f"{verb} {weight.name} (weight {number} of {len(numbers)})")
 
         def works(name: str, done: int, total: int) -> None:
-            stages.doing(f"compiling {name} ({done + 1} of {total})")
-            stages.part(done, total)
+            stages.step(f"compiling {name}", done, total)
 
         cache.keep_free(total)
         store = WeightStore(lowered.module.weights, prepared.leaves, quantize)

@@ -54,9 +54,9 @@ class TvmCompiler:
     def compile(self, module: ir.Module, target: Target, out: SectionWriter) -> None:
         """Writes the library, the program and what the executor checks before it runs them."""
         try:  # imported here, because supports() does without the compiler wheel
-            from arkinfer_tvm.build import build_library
             from arkinfer_tvm.lower import KernelTable, Lowering
             from arkinfer_tvm.stored import Stored
+            from arkinfer_tvm.works import library_works
         except ImportError as error:
             raise _missing(error) from error
         function = module.functions["step"]
@@ -77,8 +77,9 @@ class TvmCompiler:
         ]
         programs = [lowering.program() for lowering in lowerings]
         variants: list[dict[str, Any]] = []
-        for isa in isas_of(target):
-            library = out.file(LIBRARY.format(isa), build_library(table.names, isa))
+        isas = isas_of(target)
+        for isa, made in zip(isas, out.made(library_works(table.names, isas)), strict=True):
+            library = out.file(LIBRARY.format(isa), made)
             flags = list(ISAS[target.arch][isa])
             variants.append({"isa": isa, "library": library, "flags": flags})
         config: dict[str, Any] = {

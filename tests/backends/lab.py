@@ -195,9 +195,9 @@ def imported(matrix: Array, scheme: Scheme) -> QuantizedTensor:
     return encode(scheme, codes, scale.astype(np.float32), min=least, order=order)
 
 
-class LabWriter(SectionWriter):
-    """Compiles no kernel for a GPU, which takes a second, and which no test that runs models
-    launches; tests of kernels compile theirs."""
+class NoKernels(SectionWriter):
+    """TensorRT's: compiles no kernel for a GPU, which takes a second, and which no test that runs
+    models launches; tests of kernels compile theirs."""
 
     def made(self, works: Sequence[Work]) -> list[bytes]:
         return [kernel_json(Kernel(work.name, f".entry {work.name}()", 128, 0)) for work in works]
@@ -252,7 +252,8 @@ class Lab:
         lowered, target = self.lowered(backend, model), self.target(backend)
         with ArtifactWriter(path) as artifact:
             store = LabStore(lowered.module.weights, model.leaves)
-            section = LabWriter(backend, artifact, store)
+            writer = NoKernels if backend == "tensorrt" else SectionWriter
+            section = writer(backend, artifact, store)
             lowered.compiler.compile(lowered.module, target, section)
             section.finish()
             return artifact.commit(self.facts(model, target.name))

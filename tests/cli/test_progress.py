@@ -11,6 +11,9 @@ import pytest
 
 import arkinfer.cli.progress as progress_module
 from arkinfer.cli.progress import Progress, announced, say
+from arkinfer.cli.teller import Teller
+from arkinfer.compiler.progress import Progress as Moment
+from arkinfer.compiler.stages import Stages
 
 
 @pytest.fixture
@@ -49,6 +52,29 @@ def test_what_a_line_says(monkeypatch: pytest.MonkeyPatch):
     with Progress("Tracing", expected=20) as progress:
         assert progress.line(104) == "Tracing: 4 s so far, about 16 s left"
         assert progress.line(150) == "Tracing: 50 s so far, about 0 s left"
+
+
+@pytest.mark.usefixtures("hurried")
+def test_the_steps_of_a_stage_are_one_task(capsys: pytest.CaptureFixture[str]):
+    told: list[Moment] = []
+    stages = Stages(told.append, None)
+    stages.start("compiling for tvm")
+    stages.step("compiling kernels for neon", 0, 2)
+    stages.step("compiling kernels for dotprod", 1, 2)
+    stages.step("compiling kernels for host", 0, 1)
+    teller = Teller()
+    for moment in told[:2]:
+        teller(moment)
+    time.sleep(0.1)
+    teller(told[2])
+    time.sleep(0.2)
+    teller.end()
+    lines = list(dict.fromkeys(capsys.readouterr().err.splitlines()))
+    assert lines == [
+        "Compiling kernels for neon (1 of 2): 0 s so far; how long it takes is not known",
+        "Compiling kernels for dotprod (2 of 2): 50 %",
+    ]
+    assert told[3].step == "compiling kernels for host"
 
 
 @pytest.mark.usefixtures("hurried")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
 from arkinfer.backend import Work
+from arkinfer.backend.sources import digest_of
 from arkinfer_trt.kernels.compiled import compiled
 from arkinfer_trt.kernels.gemv import AnyTile, Gemv, kernel_name, tactics
 from arkinfer_trt.kernels.stored import kernel_json
@@ -36,7 +36,4 @@ def _maker(gemv: Gemv, tile: AnyTile, sm: int) -> Callable[[], bytes]:
 @lru_cache
 def _code() -> str:
     """The version of what is compiled, and of how: the source's SHA-256."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+    return digest_of(Path(__file__).parent)

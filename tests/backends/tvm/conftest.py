@@ -13,6 +13,7 @@ import pytest
 
 from arkinfer import ir
 from arkinfer.artifact import ArtifactWriter, Section, open_artifact
+from arkinfer.backend import Work
 from arkinfer.models.config import ModelConfig, Rope
 from arkinfer.packing import QuantizedTensor, Scheme, encode, parse_scheme
 from arkinfer.passes.quantize_cache import QuantizeCache
@@ -137,6 +138,9 @@ class Collector:
         entry = f"backends/tvm/{name}"
         self.writer.add_bytes(entry, data)
         return entry
+
+    def made(self, works: Sequence[Work]) -> list[bytes]:
+        return [work.make() for work in works]
 
     def configure(
         self,
