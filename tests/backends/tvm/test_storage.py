@@ -7,6 +7,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from arkinfer_tvm.storage import BLOCK, ORDERS, STORED, Cache, Order
 
@@ -85,3 +87,49 @@ def test_no_byte_is_in_vain(order: Order) -> None:
         wide = np.dtype(STORED[dtype]).itemsize
         assert form.bytes(BLOCK) == BLOCK * 2 * form.size * wide
         assert form.per_token * BLOCK == form.bytes(BLOCK)
+
+
+FORM = st.one_of(
+    st.builds(
+        Cache,
+        st.integers(1, 3),
+        st.integers(1, 80),
+        st.sampled_from(list(STORED)),
+        st.sampled_from(["keys", "values"]),
+    ),
+    st.builds(Cache, st.integers(1, 3), st.just(1), st.just("float32"), st.just("scales")),
+)
+
+
+def place(form: Cache, token: int, head: int, dim: int) -> int:
+    """Where a number stands, counted in numbers, by the table of `storage.py`."""
+    block, t = divmod(token, 64)
+    unit = {"float32": 1, "bfloat16": 2, "float16": 2, "int8": 4}[form.dtype]
+    if form.order == "scales":
+        return (block * form.heads + head) * 64 + t
+    if form.order == "keys":
+        dims = -(-form.size // unit) * unit
+        word, inside = divmod(dim, unit)
+        at = ((t // 32 * (dims // unit) + word) * 32 + t % 32) * unit + inside
+    else:
+        width = 32 if form.size > 16 else 16
+        dims = -(-form.size // width) * width
+        word, inside = divmod(t, unit)
+        at = ((dim // width * (64 // unit) + word) * width + dim % width) * unit + inside
+    return (block * form.heads + head) * 64 * dims + at
+
+
+@settings(max_examples=60)
+@given(FORM, st.integers(1, 130), st.integers(0, 2**30))
+def test_every_number_is_at_its_place(form: Cache, tokens: int, seed: int) -> None:
+    memory = np.zeros(form.bytes(tokens), np.uint8)
+    rows = drawn(form, tokens, seed)
+    form.write(memory, np.arange(tokens), rows)
+    kinds = {"bfloat16": ml_dtypes.bfloat16}
+    numbers = memory.view(kinds.get(form.dtype, STORED[form.dtype]))
+    unread = np.ones(numbers.shape, bool)
+    for index in np.ndindex(rows.shape):
+        at = place(form, *index)
+        assert numbers[at] == rows[index]
+        unread[at] = False
+    assert not numbers[unread].any()  # what fills up words and blocks
