@@ -22,11 +22,12 @@ from tvm.script.ir_builder import tirx as build
 
 from arkinfer.packing import Scheme, encode, parse_scheme
 from arkinfer_tvm.build import build_library
+from arkinfer_tvm.cost import MOST_ROWS
 from arkinfer_tvm.cpu import cpu_flags, isas_for
 from arkinfer_tvm.isa import ISAS, Isa
 from arkinfer_tvm.kernels.common import Expr, Kernel, bind, constant, i64, jobs, load, loop, store
 from arkinfer_tvm.kernels.finish import Finish, Gate
-from arkinfer_tvm.kernels.linear import MOST_ROWS, QuantLinear
+from arkinfer_tvm.kernels.linear import QuantLinear
 from arkinfer_tvm.kernels.quantize import Inputs
 from arkinfer_tvm.layout import LINE, Stream, packed
 from arkinfer_tvm.library import Bound, Library

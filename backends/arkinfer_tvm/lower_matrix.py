@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from arkinfer import ir
 from arkinfer_tvm import kernels
-from arkinfer_tvm.kernels.linear import MOST_ROWS
+from arkinfer_tvm.cost import MOST_ROWS
 from arkinfer_tvm.layout import Stream
 
 if TYPE_CHECKING:

@@ -17,6 +17,8 @@ class Avx2(Isa):
     cpu: ClassVar[str] = "x86-64-v3"
     width: ClassVar[int] = 32
     registers: ClassVar[int] = 16
+    l2: ClassVar[int] = 256 << 10
+    spills: ClassVar[bool] = True
     most_code: ClassVar[int] = 128
 
     def dot(self, total: Expr, codes: Expr, activations: Expr) -> Expr:

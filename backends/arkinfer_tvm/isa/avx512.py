@@ -18,6 +18,8 @@ class Avx512Vnni(Isa):
     features: ClassVar[tuple[str, ...]] = ("+avx512vnni", "-prefer-256-bit")
     width: ClassVar[int] = 64
     registers: ClassVar[int] = 32
+    l2: ClassVar[int] = 1024 << 10
+    spills: ClassVar[bool] = True
     most_code: ClassVar[int] = 255
 
     def dot(self, total: Expr, codes: Expr, activations: Expr) -> Expr:

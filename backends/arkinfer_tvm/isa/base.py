@@ -39,6 +39,8 @@ class Isa(ABC):
         features: what LLVM is told beyond that.
         width: bytes of a vector register.
         registers: how many of them there are.
+        l2: bytes of the second cache that a core of its processors has at least.
+        spills: whether a sum outside of registers costs less than reading out of order; measured.
         most_code: the largest code that `dot` multiplies without losing a bit.
         paired: whether `pair_dot` is one instruction.
         code: LLVM assembly of functions that are called by name, for what TVM has no type for.
@@ -50,6 +52,8 @@ class Isa(ABC):
     features: ClassVar[tuple[str, ...]] = ()
     width: ClassVar[int]
     registers: ClassVar[int]
+    l2: ClassVar[int]
+    spills: ClassVar[bool] = False
     most_code: ClassVar[int]
     paired: ClassVar[bool] = False
     code: ClassVar[str] = ""

@@ -17,6 +17,7 @@ class Neon(Isa):
     features: ClassVar[tuple[str, ...]] = ("+neon",)
     width: ClassVar[int] = 16
     registers: ClassVar[int] = 32
+    l2: ClassVar[int] = 512 << 10
     most_code: ClassVar[int] = 127
 
     def dot(self, total: Expr, codes: Expr, activations: Expr) -> Expr:

@@ -16,6 +16,7 @@ from typing import ClassVar
 
 from tvm.script.ir_builder import tirx as build
 
+from arkinfer_tvm.cost import MOST_BLOCKS, MOST_ROWS, SIZES, Tiling, few_rows, tiling
 from arkinfer_tvm.isa import Isa
 from arkinfer_tvm.kernels.common import (
     Buffer,
@@ -37,43 +38,8 @@ from arkinfer_tvm.kernels.tile import WORD, Tile, Where
 from arkinfer_tvm.layout import LANES, LINE, Stream
 from arkinfer_tvm.program import Dimension
 
-MOST_ROWS = 8
-"""Of a tile. Rows beyond those that a step has are computed, too, and not written: the arrays that
-`Quantize` fills have room for a whole tile more."""
-_SIZES = (1, 2, 4, 8)
 _VECTOR = 4 * LANES
 _MATRICES = ("weight", "other")
-
-
-def tile_blocks(isa: Isa, stream: Stream) -> int:
-    """Blocks of a tile of many rows: two share each activation, where a register holds a block."""
-    return 2 if isa.per_block == 1 and stream.blocks % 2 == 0 else 1
-
-
-def tile_rows(isa: Isa, blocks: int) -> int:
-    """Rows of a tile: as many as have their sums in registers, beside a line of each block.
-
-    A power of two: LLVM keeps the sums of a tile as one vector, and takes others to pieces, number
-    by number.
-    """
-    free = isa.registers - isa.per_block * blocks - 3
-    fitting = [size for size in _SIZES if size * isa.per_block * blocks <= free]
-    return max(fitting, default=1)
-
-
-def direct_blocks(isa: Isa, stream: Stream, rows: int) -> int:
-    """Blocks of a tile of few rows: as many as have sums and unpacked lines in registers."""
-
-    def needed(blocks: int) -> int:
-        sums, lines = blocks * rows, min(stream.planes, 2)
-        return isa.per_block * (sums + (lines if rows < 4 else blocks * lines)) + rows + 2
-
-    fitting = [
-        blocks
-        for blocks in range(1, stream.blocks + 1)
-        if stream.blocks % blocks == 0 and needed(blocks) <= isa.registers
-    ]
-    return max(fitting, default=1)
 
 
 @dataclass(frozen=True)
@@ -85,6 +51,8 @@ class QuantLinear(Kernel):
         finish: what is done with the sums.
         most: rows of codes that a job has at most.
         digits: rows of codes for each row of x; see `Inputs`.
+        tiling: None: as `cost.tiling` says. Rows beyond those that a step has are computed, too,
+            and not written: the arrays that `Quantize` fills have room for a whole tile more.
     """
 
     family: ClassVar[str] = "quant_linear"
@@ -92,6 +60,7 @@ class QuantLinear(Kernel):
     finish: Finish
     most: int
     digits: int = 1
+    tiling: Tiling | None = None
 
     def parameters(self) -> dict[str, str]:
         return {
@@ -106,14 +75,14 @@ class QuantLinear(Kernel):
 
     @property
     def totals(self) -> int:
-        """Bytes of the sums of one matrix: of some rows and a slab, or of all and two blocks."""
+        """Bytes of the sums of one matrix: of some rows and a slab, or of all and some blocks."""
         few = min(self.most, MOST_ROWS) * self.stream.blocks
-        return max(few, 2 * (self.most + MOST_ROWS)) * _VECTOR
+        return max(few, MOST_BLOCKS * (self.most + MOST_ROWS)) * _VECTOR
 
     @property
     def own(self) -> int:
         """The sums of each matrix, those of a group that has several shares, unpacked codes."""
-        unpacked = 2 * LANES * self.stream.inputs if self.most > 1 else 0
+        unpacked = MOST_BLOCKS * LANES * self.stream.inputs if self.most > 1 else 0
         return (self.finish.matrices + 1) * self.totals + unpacked
 
     def emit(self, isa: Isa, p: SimpleNamespace, first: Expr, last: Expr) -> None:
@@ -139,13 +108,13 @@ class _Emitter:
         self.sums = build.decl_buffer((1 << 40,), "float32", data=p.own.data)
         self.bases = [i * kernel.totals // WORD for i in range(len(names) + 1)]
         self.unpacked = len(self.bases) * kernel.totals
-        self.blocks = tile_blocks(isa, kernel.stream)
-        self.rows = tile_rows(isa, self.blocks)
+        self.tiling = kernel.tiling or tiling(isa, kernel.stream)
+        self.blocks, self.rows = self.tiling.blocks, self.tiling.rows
 
     def job(self, slab: Expr, row: Expr, rows: Expr) -> None:
         """Rows [row, row + rows) and a slab."""
         most = self.kernel.most
-        fitting = [size for size in _SIZES if size <= min(most, self.rows)]
+        fitting = [size for size in SIZES if size <= min(most, few_rows(self.isa))]
         cases = [size for size in fitting if size >= self.digits] or [self.digits]
         many = (lambda: self._tall(slab, row, rows)) if most > cases[-1] else None
         self._choose(rows, cases, lambda size: self._direct(slab, row, rows, size), many)
@@ -192,7 +161,7 @@ class _Emitter:
         self, reader: Reader, record: Expr, group: Expr, row: Expr, size: int, base: int
     ) -> None:
         stream = self.stream
-        blocks = direct_blocks(self.isa, stream, size)
+        blocks = self.tiling.few[SIZES.index(size)]
         lines = stream.share // stream.span
         with loop(stream.shares) as share, loop(stream.blocks // blocks) as column:
             block = bind(column * i64(blocks))
