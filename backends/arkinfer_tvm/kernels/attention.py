@@ -154,13 +154,14 @@ class Attention(Kernel):
     def emit(self, isa: Isa, p: SimpleNamespace, first: Expr, last: Expr) -> None:
         count, length = bind(load(p.count, 0)), bind(load(p.length, 0))
         tiles = bind((count + i64(self.tokens - 1)) // i64(self.tokens))
-        per, _ = _ranges(length, self.ranges)
+        per, used = _ranges(length, self.ranges)
+        form = CodeTile if CodeTile.fits(isa, self.cache) else Tile
         with jobs(first, last) as job:
             tile = bind(job % tiles)
-            head = bind((job // tiles) % i64(self.cache.heads))
-            part = bind(job // (tiles * i64(self.cache.heads)))
-            form = CodeTile if CodeTile.fits(isa, self.cache) else Tile
-            form(self, isa, p, count, length, tile, head, part, per).run()
+            part = bind((job // tiles) % i64(self.ranges))  # a head's ranges one after the other
+            head = bind(job // (tiles * i64(self.ranges)))
+            with build.If(part < used), build.Then():
+                form(self, isa, p, count, length, tile, head, part, per).run()
 
 
 def tiles(most: int, heads: int, cache: Cache) -> tuple[int, int]:

@@ -100,7 +100,7 @@ class CodeTile(Tile):
                     with loop(words) as d:
                         at = bind(start + d * i64(LANES))
                         if plane == 0 and kernel.ranges > 1 and rows.start == 0:
-                            self.look_ahead(self.p.k, at, words * LANES // BLOCK, vectors)
+                            self.look_ahead(self.p.k, at, words, vectors)
                         keys = {
                             c: bind(build.reinterpret("uint8x64", _word(self.p.k, at, c) ^ flip))
                             for c in vectors

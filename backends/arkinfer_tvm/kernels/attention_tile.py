@@ -79,8 +79,6 @@ class Tile:
         end = bind(build.min(begin + self.per, (seen + i64(BLOCK - 1)) // i64(BLOCK)))
         with loop(build.max(end - begin, i64(0))) as i:
             block = bind(begin + i)
-            following = bind(build.min(block + i64(1), end - i64(1)))
-            self.ahead = bind((following - block) * i64(kernel.cache.heads * BLOCK))
             with loop(groups) as group:
                 self._block(block, group)
         with loop(groups) as group:
@@ -193,7 +191,7 @@ class Tile:
                 with loop(words) as d:
                     at = bind(start + d * i64(LANES))
                     if kernel.ranges > 1 and rows.start == 0:
-                        self.look_ahead(self.p.k, at, words * LANES // BLOCK, vectors)
+                        self.look_ahead(self.p.k, at, words, vectors)
                     query = {
                         r: self.at["query"]
                         + self.row(group, r) * i64(kernel.dims)
@@ -212,9 +210,18 @@ class Tile:
         """Asks for what the next block has in the place of what is read now.
 
         Without it a core waits for memory, then computes: it looks some 100 cycles ahead by itself.
+        Behind the last block of a range that is the next range; to ask for what lies behind the
+        cache does no harm.
+
+        Args:
+            cache: keys or values.
+            at: of the word that is read.
+            words: that a head has for each token.
+            vectors: which of them are read from there on.
         """
+        block = self.kernel.cache.heads * BLOCK * words
         for c in vectors:
-            prefetch(cache, at + self.ahead * i64(words) + i64(c * VECTOR))
+            prefetch(cache, at + i64(block + c * VECTOR))
 
     def _multiply(
         self, cache: Buffer, at: Expr, factors: dict[int, Expr], sums: dict[tuple[int, int], Buffer]
