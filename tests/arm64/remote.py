@@ -7,7 +7,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import threading
-from typing import Any
+from typing import Any, BinaryIO
 
 from arkinfer.artifact import Artifact, Section
 from arkinfer.runtime.contract import LoadOptions, Observer, Rows, StepOutput
@@ -102,7 +102,7 @@ class RemoteExecutable:
 
 
 class RemoteState:
-    """See `arkinfer.runtime.contract.State`; every step is a step there."""
+    """See `arkinfer.runtime.contract.State` and `features`; every step is a step there."""
 
     def __init__(self, remote: Remote, thing: Thing) -> None:
         self._remote, self._thing = remote, thing.number
@@ -120,6 +120,19 @@ class RemoteState:
 
     def truncate(self, length: int) -> None:
         self._remote.ask(self._thing, "truncate", length)
+
+    def draft(self, tokens: Any, parents: Any, **keywords: Any) -> StepOutput:
+        return self._remote.ask(self._thing, "draft", tokens, parents, **keywords)
+
+    def commit(self, indices: Any) -> None:
+        self._remote.ask(self._thing, "commit", indices)
+
+    def save(self, file: BinaryIO) -> None:
+        file.write(self._remote.ask(0, "save", self._thing))
+
+    def restore(self, file: BinaryIO) -> None:
+        """Of a file that has nothing behind the state."""
+        self._remote.ask(0, "restore", self._thing, file.read())
 
     def observe(self, tokens: Any, observer: Observer, *, rows: Rows = "all") -> StepOutput:
         shown, output = self._remote.ask(0, "observe", self._thing, tokens, rows)

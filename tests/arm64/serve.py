@@ -13,6 +13,7 @@ import pickle
 import sys
 from dataclasses import dataclass
 from importlib import import_module
+from io import BytesIO
 from typing import Any
 
 from arkinfer.artifact import open_artifact
@@ -46,6 +47,20 @@ def observe(things: list[Any], state: int, tokens: Any, rows: str) -> tuple[list
     shown: list[Any] = []
     output = things[state].observe(tokens, lambda *each: shown.append(each), rows=rows)
     return shown, output
+
+
+def save(things: list[Any], state: int) -> bytes:
+    """What a state writes into a file."""
+    file = BytesIO()
+    things[state].save(file)
+    return file.getvalue()
+
+
+def restore(things: list[Any], state: int, data: bytes) -> None:
+    """A state from what another one wrote, and nothing behind it."""
+    file = BytesIO(data)
+    things[state].restore(file)
+    assert not file.read()
 
 
 class Kernels:
@@ -89,7 +104,7 @@ def serve() -> None:
         except EOFError:
             return
         try:
-            if number == 0 and name == "observe":
+            if number == 0 and name in ("observe", "save", "restore"):
                 arguments = (things, *arguments)
             found = getattr(things[number], name)
             value = found if arguments is None else found(*arguments, **keywords)
