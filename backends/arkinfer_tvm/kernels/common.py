@@ -154,9 +154,9 @@ def store(buffer: Buffer, index: Expr, value: Expr, lanes: int = 1) -> None:
     build.buffer_store(buffer, value, [at(index, lanes)])
 
 
-def prefetch(buffer: Buffer, index: Expr) -> None:
-    """Asks for the line of an element, to where it can wait a while: the second cache."""
-    hints = (tirx.const(hint, "int32") for hint in (0, 2, 1))  # to read, level, data
+def prefetch(buffer: Buffer, index: Expr, level: int = 2) -> None:
+    """Asks for the line of an element, to a cache: the second, where it can wait a while."""
+    hints = (tirx.const(hint, "int32") for hint in (0, 4 - level, 1))  # to read, locality, data
     address = build.address_of(buffer[index])
     build.evaluate(build.call_llvm_intrin("void", "llvm.prefetch.p0", address, *hints))
 

@@ -171,8 +171,11 @@ class _Emitter:
             with loop(lines) as number:
                 line = bind(share * i64(lines) + number)
                 if blocks < stream.blocks:
+                    # Dot products of several rows hide from the processor what will be read; in
+                    # the order of memory, which is not that of use, it helps to read ahead.
+                    passed = (share * i64(stream.blocks // blocks) + column) * i64(lines) + number
                     for b in range(blocks):
-                        reader.ask(record + i64(stream.record), line, block + i64(b))
+                        reader.ask_ahead(record, passed * i64(blocks) + i64(b))
                 codes = [
                     reader.planes(reader.line(record, line, block + i64(b))) for b in range(blocks)
                 ]

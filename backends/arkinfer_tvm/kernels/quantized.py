@@ -13,6 +13,9 @@ from arkinfer_tvm.isa import Isa
 from arkinfer_tvm.kernels.common import Buffer, Expr, bind, constant, i64, load, prefetch, spread
 from arkinfer_tvm.layout import LANES, LINE, Stream
 
+_AHEAD = 8192
+"""Bytes: time for the memory to answer, and room in the smallest first cache."""
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -38,6 +41,14 @@ class Reader:
         """Asks for a line that will be read, of any record, also of one that is not there."""
         at = (line * i64(self.stream.blocks) + block) * i64(LINE)
         prefetch(self.weight, record + at)
+
+    def ask_ahead(self, record: Expr, number: Expr) -> None:
+        """Asks for what lies a while behind line `number` of a record, lines counted as they lie.
+
+        To the first cache: measured on Zen 4, that is faster than the second, and so is 8 KiB
+        than any other distance from 2 to 24.
+        """
+        prefetch(self.weight, record + number * i64(LINE) + i64(_AHEAD), level=1)
 
     def planes(self, line: Expr) -> list[Expr]:
         """The codes of a line, four inputs of each channel at a time: uint8x64."""
