@@ -16,10 +16,10 @@ from arkinfer import ir
 from arkinfer.align.stored import parsed
 from arkinfer.artifact.manifest import kv_scales
 from arkinfer.compiler.calibration.text import BUILT_IN, TextOptions, read_text
-from arkinfer.compiler.kv_scales import TEXT
 from arkinfer.compiler.options import Asked, BuildOptions, activations_name
 from arkinfer.compiler.prepare import asked_activations
 from arkinfer.compiler.ternary import take_ternary
+from arkinfer.compiler.text_pass import TEXT
 from arkinfer.errors import UsageError
 from arkinfer.ir import QuantizedType
 from arkinfer.ir.types import dtype_name
@@ -73,7 +73,12 @@ def options_of(
     if _has_stored(module):
         options = take_ternary(options, checkpoint)
     overrides = tuple(_overrides(module, options, checkpoint))
-    return replace(options, overrides=overrides, kv_scales=kv_scales(artifact.manifest))
+    return replace(
+        options,
+        overrides=overrides,
+        kv_scales=kv_scales(artifact.manifest),
+        needy=_needy(parsed(artifact, section.ir)) if section.ir in artifact else frozenset(),
+    )
 
 
 def _overrides(
@@ -133,9 +138,15 @@ def _requantized(module: ir.Module, checkpoint: Checkpoint) -> bool:
 
 
 def _activations(module: ir.Module) -> str | None:
-    """What the build was told; None: nothing."""
-    asked = asked_activations(module)
-    return None if asked in (None, "any") else activations_name(asked)
+    """What the build was told, which it asks all products for; None: nothing."""
+    asked = asked_activations(module)[:1]
+    return None if asked in ([], ["any"]) else activations_name(asked[0])
+
+
+def _needy(module: ir.Module) -> frozenset[str]:
+    """The matrices whose products a build found to need more bits."""
+    products = [node for node in module.nodes() if node.op == "quant.linear"]
+    return frozenset(n.weights[0].name for n in products if n.attributes["activations"] == "i16")
 
 
 def _embedding(module: ir.Module) -> str:

@@ -110,13 +110,20 @@ def _show(found: Plan) -> None:
         rates = ", ".join(f"{each.model} {each.tokens_per_second:g}" for each in models)
         print(f"published   {rates} tok/s on it, by {by}")
     if found.activations is not None:
-        print(f"products    with activations in {found.activations}")
+        print(f"products    with activations in {_activations(found)}")
     for line in placed(found.placement):
         print(f"placed      {line}")
     for line in found.requantized:
         print(f"again       {line}")
     for line in found.slow:
         print(f"slow        {line}")
+
+
+def _activations(found: Plan) -> str:
+    """Of the products, as far as a plan can know."""
+    if not found.measures_bits:
+        return str(found.activations)
+    return f"{found.activations}; a build takes int16 where it measures that int8 loses too much"
 
 
 def _engine(found: Plan) -> str:

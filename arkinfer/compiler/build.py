@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from arkinfer.artifact import ArtifactWriter
 from arkinfer.backend.scratch import remove_stale
+from arkinfer.compiler.activation_bits import Product
 from arkinfer.compiler.by_recipe import gates_by, model_by, options_by
 from arkinfer.compiler.cache import Cache
 from arkinfer.compiler.calibration.step import calibration_of
@@ -64,8 +65,8 @@ class BuildReport:
         kv: how the key-value cache is kept: `fp32`, `bf16`, `fp16` or `int8`.
         kv_scales: what an int8 cache has scales for, "token" or "channel"; None: it is not int8.
         caches: by backend, how it keeps them; `fp16` on boards whatever `kv` says.
-        activations: by backend, what its products with quantized matrices take: `int8`, `fp32` …;
-            empty: nothing is quantized.
+        activations: by backend, what its products with quantized matrices take: `int8`, `fp32`,
+            `int8, int16 in 12 of 41` …; empty: nothing is quantized.
         ops: nodes by op.
         placement: by backend and op, how many nodes it runs `fast` and `slow`; none is left over.
         slow: a sentence for everything that takes a slow path.
@@ -73,6 +74,8 @@ class BuildReport:
         quality: what quantization costs, as `arkinfer.quality.report` reads it; None: nothing is
             quantized.
         layers: bytes, bits per weight and schemes of each layer's matrices.
+        products: by matrix, what rounding its input to 8 bits costs its product, and what it takes
+            on backends that have a choice; empty: none had.
         raised: layers that are in 8 bits so that the gates hold.
         calibration: method and text of a calibrated quantization; None: there was none.
         recipe: name and SHA-256 of the recipe; None: there was none.
@@ -102,6 +105,7 @@ class BuildReport:
     kv_scales: str | None = None
     quality: dict[str, Any] | None = None
     layers: tuple[LayerSize, ...] = ()
+    products: tuple[Product, ...] = ()
     raised: tuple[str, ...] = ()
     calibration: dict[str, str | int] | None = None
     recipe: dict[str, str] | None = None
@@ -340,6 +344,7 @@ def _report(
         requantized=sentences(options.again(checkpoint.config, checkpoint.schemes())),
         quality=None if quality is None else quality.to_json(),
         layers=layer_sizes(used_weights([prepared.module]), prepared.module.weights),
+        products=prepared.products,
         raised=raised,
         calibration=prepared.calibration or None,
         recipe=None if options.recipe is None else options.recipe.facts(),

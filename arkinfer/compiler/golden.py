@@ -18,8 +18,8 @@ from arkinfer import ir
 from arkinfer.artifact import ArtifactWriter
 from arkinfer.compiler.cache import Cache, arithmetic, code_of, key_of
 from arkinfer.compiler.effective import EffectiveWeights, SourceWeights, Stored, places
-from arkinfer.compiler.kv_scales import FewRows, text_tokens
 from arkinfer.compiler.prepare import Prepared, used_weights
+from arkinfer.compiler.text_pass import FewRows, text_tokens
 from arkinfer.compiler.twins import Twin, twins
 from arkinfer.compiler.weights import BLOCK, WeightStore, elements_per_row, rows_of
 from arkinfer.errors import InternalError
@@ -33,7 +33,7 @@ OnDone = Callable[[int, int], None]
 
 CODE = (
     "ir", "packing", "models", "frontend", "verify/fingerprint.py",
-    *(f"compiler/{name}.py" for name in ("effective", "golden", "kv_scales", "twins", "weights")),
+    *(f"compiler/{name}.py" for name in ("effective", "golden", "text_pass", "twins", "weights")),
 )  # fmt: skip
 """Packages and files that golden vectors are computed by."""
 

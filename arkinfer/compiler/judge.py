@@ -14,8 +14,8 @@ from arkinfer.artifact import ArtifactWriter
 from arkinfer.compiler.cache import Cache, arithmetic, code_of, key_of
 from arkinfer.compiler.effective import EffectiveWeights, SourceWeights, Stored, places
 from arkinfer.compiler.golden import CODE
-from arkinfer.compiler.kv_scales import text_tokens
 from arkinfer.compiler.prepare import Prepared, used_weights
+from arkinfer.compiler.text_pass import text_tokens
 from arkinfer.compiler.weights import Quantizer, WeightStore
 from arkinfer.quality.measure import measure, token_count, work_of
 from arkinfer.quality.report import Quality, parse_quality

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from arkinfer import ir
 from arkinfer.backend import RowStore
 from arkinfer.compiler.cache import Cache, arithmetic, code_of, key_of
+from arkinfer.compiler.text_pass import over_text, text_tokens, unquantized
 from arkinfer.compiler.weights import BLOCK, Leaves, WeightStore, elements_per_row, rows_of
-from arkinfer.errors import CheckpointError, UsageError
+from arkinfer.errors import UsageError
 from arkinfer.packing import QuantizedTensor
 
 if TYPE_CHECKING:
@@ -30,17 +31,6 @@ SMALLEST = np.float32(1e-8)
 
 TOKENS = 256
 """The most tokens that are looked at; reading the weights costs more."""
-
-TEXT = """\
-A compiler reads a program in one language and writes it in another. Between the two it keeps a
-representation of its own, and most of its work is done there: names are resolved, types are
-checked, and what is computed twice is computed once. In 1957 the first FORTRAN compiler took 18
-person-years to write; today a student does it in a term. def fib(n): return n if n < 2 else
-fib(n - 1) + fib(n - 2). Die Sonne scheint, und die Vögel singen. El perro corre por el parque.
-编译器把一种语言写成的程序翻译成另一种语言。
-Q: What is the capital of France? A: Paris. {"name": "arkinfer", "version": [0, 1, 0]} The market
-opened at 9:30; by noon, prices had fallen 3.7 % and the rain had stopped.
-"""
 
 
 def calibrated(
@@ -82,7 +72,7 @@ def calibrated(
 def _key(module: ir.Module, leaves: Leaves, tokens: Sequence[int]) -> str:
     """By the graph, the tokens, and the bytes of every weight below it."""
     probe = _probe(module)
-    code = code_of("ir", "packing", "compiler/kv_scales.py")
+    code = code_of("ir", "packing", "compiler/kv_scales.py", "compiler/text_pass.py")
     facts = [code, arithmetic(), ir.print_module(probe), repr(tokens)]
     used = {weight.name for node in probe.nodes() for weight in node.weights}
     for name in sorted(_leaf_names(probe, used)):
@@ -119,29 +109,6 @@ def _unpacked(module: ir.Module, data: bytearray) -> dict[str, npt.NDArray[np.fl
     return found
 
 
-def text_tokens(checkpoint: Checkpoint, vocab_size: int) -> list[int]:
-    """The built-in text as the model reads it, BOS in front.
-
-    Raises:
-        CheckpointError: the tokenizer is missing, or gives ids that the model has not.
-    """
-    from arkinfer.runtime.tokenizer import Tokenizer
-    from arkinfer.runtime.tokens import bos_token
-
-    source = checkpoint.tokenizer_json
-    template = checkpoint.chat_template
-    bos = bos_token(
-        checkpoint.raw_config, checkpoint.tokenizer_config, checkpoint.tokenizer_facts, template
-    )
-    tokens = Tokenizer(source, bos=bos).encode(TEXT)
-    if max(tokens) >= vocab_size:
-        raise CheckpointError(
-            f"{checkpoint.path} has a tokenizer that does not belong to its model",
-            f"It gives the token {max(tokens)}, and vocab_size is {vocab_size}",
-        )
-    return tokens
-
-
 def cache_scales(
     module: ir.Module,
     store: RowStore,
@@ -167,46 +134,18 @@ def cache_scales(
     Raises:
         UsageError: no token to calibrate on.
     """
-    from threadpoolctl import threadpool_limits
-
     if not tokens:
         raise UsageError(
             "There is no text to calibrate the int8 cache on",
             fix="Give a text of some hundred tokens",
         )
-    ids, places = np.unique(np.asarray(tokens, np.int64), return_inverse=True)
-    probe = _probe(module)
-    step = probe.functions["step"]
-    caches = [value for value in step.inputs if isinstance(value.type, ir.CacheType)]
-    inputs: dict[str, Array] = {"tokens": places.reshape(-1), "rows": np.zeros(0, np.int64)}
-    for cache in caches:
-        inputs[cache.name] = np.zeros((0, *cast("tuple[int, ...]", cache.type.shape[1:])), "f4")
-    tables = {n.weights[0].name for n in step.nodes if n.op == "nn.embedding"}
-    with threadpool_limits(limits=1, user_api="blas"):  # more add in another order: other bytes
-        outputs = ir.run_function(
-            step, inputs, FewRows(store, tables, ids), observe=_counter(step, on_progress)
-        )
+    step = _probe(module).functions["step"]
+    outputs = over_text(step, tokens, store, on_progress=on_progress)
     scales: dict[str, npt.NDArray[np.float32]] = {}
     for name, value in zip(step.output_names, step.outputs, strict=True):
         high = _largest(outputs[name], rotated=_is_rotated(value))
         scales[name] = np.maximum(high * np.float32(MARGIN / 127), SMALLEST)
     return scales
-
-
-def _counter(
-    step: ir.Function, on_progress: Callable[[int, int], None]
-) -> Callable[[ir.Node, list[Array]], None]:
-    """An observer that counts the multiplications with matrices, which take the time."""
-    total = sum(node.op.endswith(".linear") for node in step.nodes)
-    done = 0
-
-    def count(node: ir.Node, results: list[Array]) -> None:
-        nonlocal done
-        if node.op.endswith(".linear"):
-            done += 1
-            on_progress(done, total)
-
-    return count
 
 
 def _largest(rows: Array, *, rotated: bool) -> npt.NDArray[np.float32]:
@@ -227,33 +166,14 @@ def _is_rotated(cache: ir.Value) -> bool:
 def _probe(module: ir.Module) -> ir.Module:
     """A copy that ends at the caches, with matrices as they were before they were quantized."""
     from arkinfer.passes import pass_named, run_pipeline
-    from arkinfer.passes.symbols import dense_form
 
-    probe = ir.parse_module(ir.print_module(module))
+    probe = unquantized(module)
     step = probe.functions["step"]
     kept = [i for i, value in enumerate(step.outputs) if isinstance(value.type, ir.CacheType)]
     step.output_names = [step.output_names[i] for i in kept]
     step.outputs = [step.outputs[i] for i in kept]
-    for node in step.nodes:
-        if node.op in ("quant.linear", "quant.embedding"):
-            node.op = node.op.replace("quant.", "nn.")
-            node.attributes.pop("activations", None)  # which dense matrices always take as they are
-            node.operands[1] = dense_form(probe, node.weights[0])
     run_pipeline(probe, [pass_named("eliminate-dead-code")])
     return probe
-
-
-class FewRows:
-    """A store whose embedding tables have the rows of some tokens alone."""
-
-    def __init__(self, store: RowStore, tables: set[str], ids: Array) -> None:
-        self._store, self._tables, self._ids = store, tables, ids
-
-    def load(self, weight: ir.Weight) -> Any:
-        if weight.name not in self._tables:
-            return self._store.load(weight)
-        rows = [self._store.rows(weight, i, i + 1) for i in self._ids.tolist()]
-        return np.concatenate(cast("list[Array]", rows))
 
 
 class _MoreLeaves:

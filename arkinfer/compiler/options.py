@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -81,7 +82,8 @@ class BuildOptions:
     kv: str = AUTO
     """How key-value caches are kept; "auto": `kv_form.py` has not decided yet."""
     activations: str | None = None
-    """What products with quantized matrices take; None: what each backend is fastest with."""
+    """What products with quantized matrices take; None: what each backend is fastest with, and more
+    bits where `activation_bits.py` finds that they are needed."""
     quant_given: str | None = None
     embedding_given: str | None = None
     overrides: tuple[tuple[str, Scheme], ...] = ()
@@ -98,6 +100,8 @@ class BuildOptions:
     yet, or there is no such cache."""
     beside: str = ""
     """The backend for the target's own cores, if its section was not asked for by name."""
+    needy: frozenset[str] | None = None
+    """Matrices that are known to need more bits of their input; None: a build measures it."""
 
     @classmethod
     def make(cls, asked: Asked) -> BuildOptions:
@@ -203,6 +207,17 @@ class BuildOptions:
         more = tuple((f"{path}.*", raised) for path in layers)
         return replace(self, overrides=(*self.overrides, *more))
 
+    def chooses_bits(self, backend: Compiler) -> bool:
+        """Whether a build measures how many bits of their input a backend's products take: it
+        rounds to 8 unless told otherwise, and can do with 16."""
+        kinds = backend.activations
+        return self.activations is None and kinds[:1] == ("i8",) and "i16" in kinds
+
+    @property
+    def measures_bits(self) -> bool:
+        """Whether any section's products may take more bits than others."""
+        return self.needy is None and any(map(self.chooses_bits, self.compilers))
+
     @property
     def can_raise(self) -> bool:
         """Whether layers can be in more bits than they are."""
@@ -285,6 +300,19 @@ def activations_name(kind: str) -> str:
     """What a user calls activations that the IR calls so."""
     names = {**DTYPES, **ACTIVATIONS}
     return next((user for user, known in names.items() if known == kind), kind)
+
+
+def activations_words(kinds: Sequence[str]) -> str | None:
+    """What products take, each as the IR calls it, as a user reads it; None: there are none.
+
+    >>> activations_words(["i8", "i8"]), activations_words(["i16", "i8", "i8"])
+    ('int8', 'int8, int16 in 1 of 3')
+    """
+    counted = Counter(kinds).most_common()
+    if not counted:
+        return None
+    usual, *others = [(activations_name(kind), count) for kind, count in counted]
+    return ", ".join([usual[0], *(f"{n} in {count} of {len(kinds)}" for n, count in others)])
 
 
 def _check_activations(asked: str | None, compilers: Sequence[Compiler]) -> None:

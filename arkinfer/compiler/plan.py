@@ -1,14 +1,13 @@
 """Predicts what a build would make and cost, from the config alone. Builds nothing.
 
 Sizes are counted by running the backend's own compiler against a writer that only measures; times
-and memory are predictions from the constants below and a short measurement of this machine.
+and memory are predictions.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,50 +17,31 @@ import numpy as np
 
 from arkinfer import ir
 from arkinfer.backend import Footprint, Predictor
+from arkinfer.compiler.build_seconds import build_seconds
 from arkinfer.compiler.by_recipe import model_by, options_by
-from arkinfer.compiler.calibration.estimate import (
-    calibration_seconds,
-    product_rate,
-    rounding_rate,
-)
 from arkinfer.compiler.calibration.text import TextOptions
 from arkinfer.compiler.decode_rate import DecodeRate, decode_rates
-from arkinfer.compiler.golden import SHORT, TYPICAL, long_length, predicted_bytes
+from arkinfer.compiler.golden import predicted_bytes
 from arkinfer.compiler.kv_form import with_kv_form
-from arkinfer.compiler.kv_scales import TOKENS
 from arkinfer.compiler.options import Asked, BuildOptions
 from arkinfer.compiler.prepare import (
     Lowered,
     legalized,
-    used_weights,
     with_caches,
 )
 from arkinfer.compiler.requantize import sentences
 from arkinfer.compiler.resources import build_memory
 from arkinfer.compiler.section import ALIGNMENT, MeasuringWriter
 from arkinfer.compiler.ternary import plan_ternary
-from arkinfer.compiler.weights import WeightStore, elements_per_row, nbytes, rows_of
+from arkinfer.compiler.weights import WeightStore, nbytes
 from arkinfer.models.config import ModelConfig
 from arkinfer.packing import QuantizedTensor, Scheme
-from arkinfer.quality.measure import token_count
 from arkinfer.runtime.footprint import run_bytes
 from arkinfer.targets import Published, Target
 from arkinfer.verify.golden import ENTRY as GOLDEN
 
 if TYPE_CHECKING:
     from arkinfer.frontend.checkpoint import Checkpoint
-
-TRACE_SECONDS = (3.0, 0.25)
-"""Of starting torch, and per layer, where `_slowness` is 1."""
-
-READ, WRITE = 0.6e9, 0.5e9
-"""Bytes per second that a build reads from the checkpoint, and hashes and writes; common disks."""
-
-MULTIPLICATIONS = 15e9
-"""Per second, in float32 on the one thread that calibrates, where `_slowness` is 1."""
-
-DEQUANTIZED = 0.2e9
-"""Weights per second that become float32 again."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +59,7 @@ class Plan:
         kv_scales: what an int8 cache has scales for, "token" or "channel"; None: it is not int8.
         activations: what the first backend's products with quantized matrices would take; None:
             nothing is quantized.
+        measures_bits: whether the build gives those of them int16 that lose too much with int8.
         artifact_bytes: size of the file.
         weight_bytes: of it, what the first backend loads.
         kv_bytes: key-value cache at the full context, as the first backend keeps it.
@@ -107,6 +88,7 @@ class Plan:
     kv: str
     kv_scales: str | None
     activations: str | None
+    measures_bits: bool
     artifact_bytes: int
     weight_bytes: int
     kv_bytes: int
@@ -190,6 +172,7 @@ def plan(
         kv=device.caches or options.kv,
         kv_scales=options.kv_scales,
         activations=lowered[0].activations,
+        measures_bits=bool(lowered[0].activations) and options.chooses_bits(options.compilers[0]),
         artifact_bytes=_file_size(entries),
         weight_bytes=weight_bytes,
         kv_bytes=device.per_token * length,
@@ -198,7 +181,7 @@ def plan(
         build_bytes=build_memory(
             config, options.calibration_bytes(config), calibrates_cache=options.calibrates_cache
         ),
-        build_seconds=round(_seconds(lowered, config) + _passes(options, config, module), 1),
+        build_seconds=round(build_seconds(options, config, module, lowered), 1),
         largest_context=max(
             0,
             min(config.max_position_embeddings, (memory - device.run) // max(device.per_token, 1)),
@@ -312,76 +295,9 @@ def _footprint(lowered: Lowered, target: Target, loaded: int) -> Footprint:
     )
 
 
-def _seconds(lowered: Sequence[Lowered], config: ModelConfig) -> float:
-    """Tracing, and quantizing at the rate that a small matrix shows now."""
-    rates: dict[Scheme, float] = {}
-    seconds = (TRACE_SECONDS[0] + TRACE_SECONDS[1] * config.num_hidden_layers) * _slowness()
-    for weight in used_weights([each.module for each in lowered]):
-        count = rows_of(weight) * elements_per_row(weight)
-        rule = weight.source.rule if weight.source else ""
-        if isinstance(weight.type, ir.QuantizedType) and rule != "stored":
-            scheme = weight.type.scheme
-            if scheme not in rates:
-                rates[scheme] = rounding_rate(scheme)
-            seconds += count / rates[scheme]
-        seconds += 2 * count / READ + nbytes(weight) / WRITE
-    return seconds
-
-
-def _passes(options: BuildOptions, config: ModelConfig, module: ir.Module) -> float:
-    """Seconds of running the model over texts."""
-    length = options.context_for(config)
-    seconds = _golden(module, length) + _judging(module, length)
-    seconds += _calibration(module) if options.calibrates_cache else 0.0
-    if options.quant.method is not None and options.quant.linear is not None:
-        text = options.text
-        seconds += calibration_seconds(
-            config, options.quant.method, options.quant.linear, text.samples, text.tokens,
-            product_rate(),
-        )  # fmt: skip
-    return seconds
-
-
-def _golden(module: ir.Module, context: int) -> float:
-    """Seconds of golden vectors: a short prompt with the checkpoint's weights, and a long one."""
-    linears = [w for n in module.nodes() if n.op.endswith(".linear") for w in n.weights]
-    work = sum(rows_of(w) * elements_per_row(w) for w in linears[:-1])  # the last is the head
-    long = long_length(work, context, TYPICAL)
-    tokens = long + min(SHORT, long)
-    return work * (2 / READ + 1 / DEQUANTIZED + tokens / MULTIPLICATIONS * _slowness())
-
-
-def _judging(module: ir.Module, context: int) -> float:
-    """Seconds of measuring what quantization costs: three streams, and two heads."""
-    linears = [w for n in module.nodes() if n.op.endswith(".linear") for w in n.weights]
-    if not any(isinstance(weight.type, ir.QuantizedType) for weight in linears):
-        return 0.0
-    *layers, head = [rows_of(weight) * elements_per_row(weight) for weight in linears]
-    tokens = token_count(sum(layers), min(TYPICAL, context))
-    products = tokens * (3 * sum(layers) + 2 * head)
-    moved = (sum(layers) + head) * (2 / READ + 1 / DEQUANTIZED)
-    return moved + products / MULTIPLICATIONS * _slowness()
-
-
 def _known_values(lowered: Sequence[Lowered]) -> int:
     """Values whose fingerprints are kept."""
     ops = ("linear", "embedding", "add", "dense", "rms_norm", "silu_mul")
     nodes = [node for each in lowered for node in each.module.nodes()]
     heads = sum(node.op == "attn.dense" for node in nodes)  # and what they are reshaped to
     return heads + sum(node.op.rpartition(".")[2] in ops for node in nodes)
-
-
-def _calibration(module: ir.Module) -> float:
-    """Seconds of a pass over the built-in text."""
-    linears = [w for n in module.nodes() if n.op.endswith(".linear") for w in n.weights]
-    counts = [rows_of(w) * elements_per_row(w) for w in linears[:-1]]  # the last is the head
-    return sum(counts) * (2 / READ + TOKENS / MULTIPLICATIONS * _slowness())
-
-
-def _slowness() -> float:
-    """How much longer plain Python takes here and now than where the constants were measured."""
-    began = time.perf_counter()
-    total = 0
-    for number in range(400_000):
-        total += number % 7
-    return max(0.3, (time.perf_counter() - began) / 0.020)

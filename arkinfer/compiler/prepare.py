@@ -4,7 +4,7 @@ each backend. Knows no file format and no backend by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -18,7 +18,7 @@ from arkinfer.compiler.options import (
     CACHES,
     DTYPES,
     BuildOptions,
-    activations_name,
+    activations_words,
 )
 from arkinfer.compiler.weights import Leaves
 from arkinfer.errors import UnsupportedError
@@ -28,6 +28,7 @@ from arkinfer.targets import Target
 if TYPE_CHECKING:
     import numpy as np
 
+    from arkinfer.compiler.activation_bits import Product
     from arkinfer.frontend.checkpoint import Checkpoint
     from arkinfer.frontend.leaves import Tensors
     from arkinfer.passes import Pass
@@ -36,7 +37,7 @@ Watch: TypeAlias = "Callable[[str, ir.Module], None]"
 """Shown the module as it is traced, copied, and after each pass: how `arkinfer.align` follows a
 build without a pipeline of its own. The module is changed in place after that."""
 
-TRACED, COPIED = "traced", "copied"
+TRACED, COPIED, CHOSEN = "traced", "copied", "choose-activations"
 """What a watcher is told of a module that no pass made; after a pass it is the pass's spec."""
 
 
@@ -59,8 +60,8 @@ class Lowered:
     """A module that is legal for one backend.
 
     Attributes:
-        activations: what its products with quantized matrices take, as a user calls it; None:
-            there are none.
+        activations: what its products with quantized matrices take, as a user calls it, such as
+            "int8, int16 in 12 of 41"; None: there are none.
     """
 
     compiler: Compiler
@@ -69,9 +70,9 @@ class Lowered:
 
     @property
     def activations(self) -> str | None:
-        asked = asked_activations(self.module)
-        kind = self.compiler.activations[0] if asked == "any" else asked
-        return None if kind is None else activations_name(kind)
+        usual = self.compiler.activations[0]
+        kinds = [usual if kind == "any" else kind for kind in asked_activations(self.module)]
+        return activations_words(kinds)
 
     def caches(self, target: Target) -> str | None:
         """How it keeps key-value caches, as a user calls it; None: as the build was told to."""
@@ -93,6 +94,8 @@ class Prepared:
         traced: before any pass; golden vectors are computed with it.
         source: gives the numbers of the model as it was, before any method changed them.
         calibration: what `leaves` depend on beyond the checkpoint; empty: nothing.
+        products: what was measured to choose how many bits of their input they take; empty: there
+            was no choice.
     """
 
     options: BuildOptions
@@ -104,19 +107,17 @@ class Prepared:
     traced: ir.Module
     source: Leaves
     calibration: dict[str, str | int] = field(default_factory=dict[str, "str | int"])
+    products: tuple[Product, ...] = ()
 
     def stored_weights(self) -> list[ir.Weight]:
         """The weights that nodes use, each once, over all sections."""
         return used_weights([each.module for each in self.lowered])
 
 
-def asked_activations(module: ir.Module) -> str | None:
-    """What products with quantized matrices are to take, as the IR calls it; None: there are none.
-
-    All of a build's products are asked for the same.
-    """
-    kinds = [n.attributes["activations"] for n in module.nodes() if n.op == "quant.linear"]
-    return str(kinds[0]) if kinds else None
+def asked_activations(module: ir.Module) -> list[str]:
+    """What each product with a quantized matrix is to take, as the IR calls it."""
+    products = [node for node in module.nodes() if node.op == "quant.linear"]
+    return [str(node.attributes["activations"]) for node in products]
 
 
 def unwatched(step: str, module: ir.Module) -> None:
@@ -162,6 +163,7 @@ def prepare(
             backend does not keep caches as asked.
         CheckpointError: what calibration needs is damaged or missing.
     """
+    from arkinfer.compiler.activation_bits import measured
     from arkinfer.compiler.kv_form import with_kv_form
     from arkinfer.compiler.kv_scales import calibrated
     from arkinfer.compiler.reuse import traced
@@ -211,7 +213,26 @@ def prepare(
     if options.calibrates_cache:
         on_stage("calibrating the cache")
         numbers = calibrated(fused, leaves, checkpoint, cache=cache, on_progress=on_part)
-    return Prepared(options, module, lowered, numbers, context, dtype, original, source, facts)
+    products: tuple[Product, ...] = ()
+    if options.measures_bits and asked_activations(fused):
+        on_stage("measuring activations")
+        products = measured(fused, leaves, checkpoint, facts, cache, on_part)
+    _choose_bits(options, lowered, products, watch)
+    return Prepared(
+        options, module, lowered, numbers, context, dtype, original, source, facts, products
+    )
+
+
+def _choose_bits(
+    options: BuildOptions, lowered: Sequence[Lowered], products: Sequence[Product], watch: Watch
+) -> None:
+    """Asks for more bits where they are known to be needed, or were found to be."""
+    from arkinfer.compiler.activation_bits import INT16, set_bits
+
+    needy = options.needy or {each.matrix for each in products if each.activations == INT16}
+    for each in lowered:
+        if options.chooses_bits(each.compiler) and set_bits(each.module, needy):
+            watch(CHOSEN, each.module)
 
 
 def with_caches(

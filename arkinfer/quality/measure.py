@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from arkinfer import ir
 from arkinfer.compiler.effective import SourceWeights
-from arkinfer.compiler.kv_scales import FewRows
+from arkinfer.compiler.text_pass import FewRows
 from arkinfer.compiler.weights import BLOCK, elements_per_row, rows_of
 from arkinfer.quality.layers import Layered, Stream, first_values, layered, run
 from arkinfer.quality.report import LayerError, Quality
