@@ -245,7 +245,7 @@ class Bench:
 def filled(form: Cache, tokens: int) -> Array:
     """A cache with numbers of a usual size, in large pages where the system grants them."""
     size, page = form.bytes(tokens), 2 << 20
-    memory = mmap.mmap(-1, size + page)
+    memory = mmap.mmap(-1, size + page, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     whole = np.frombuffer(memory, np.uint8)

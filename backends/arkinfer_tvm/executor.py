@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -225,7 +226,11 @@ class TvmExecutable:
         """
         self.check_open()
         check_context(self, context)
-        caches = [aligned((c.bytes(context),), np.uint8) for c in self.caches]
+        sizes = [cache.bytes(context) for cache in self.caches]
+        # In one piece, for which numpy asks for large pages, as it does from some MB on.
+        memory = aligned((sum(sizes),), np.uint8)
+        ends = zip(sizes, accumulate(sizes), strict=True)
+        caches = [memory[end - size : end] for size, end in ends]
         return TvmState(self, caches, [each.arguments(caches) for each in self._programs], context)
 
     def check_open(self) -> None:

@@ -137,7 +137,8 @@ class Attention(Kernel):
             "row": self.dims,
             "query steps": rows,
             "offsets": rows,
-            "weight steps": self.group,
+            "weight steps": VECTOR,
+            "weight factors": VECTOR,
         }
         places, at = {}, 0
         for name, size in sizes.items():

@@ -71,17 +71,29 @@ class CodeTile(Tile):
         offset = horizontal_sum(load(total, 0, VECTOR), VECTOR) * constant(-128.0)
         store(self.i32, self.at["offsets"] + row, build.cast(offset, "int32"))
 
+    def expect(self, greatest: Expr, scales: list[Expr]) -> None:
+        """The step between whole numbers of each row, from the most that a weight can be."""
+        most = self.isa.exp2(greatest, self.reading.exp2)
+        if scales:
+            largest = horizontal_max(in_pairs(build.max, scales), VECTOR)
+            most = most * spread(largest, VECTOR)
+        most = bind(build.max(most, constant(_LEAST, VECTOR)))
+        whole = constant(_MOST_WEIGHT, VECTOR)
+        store(self.f32, self.at["weight steps"], most / whole, VECTOR)
+        store(self.f32, self.at["weight factors"], whole / most, VECTOR)
+
     def keep_weights(self, j: Expr, weights: list[Expr]) -> None:
-        """Two planes of bytes, and the step between whole numbers."""
-        most = horizontal_max(in_pairs(build.max, weights), VECTOR)
-        most = bind(build.max(most, constant(_LEAST)))
-        factor = bind(spread(constant(_MOST_WEIGHT) / most, VECTOR))
+        """Two planes of bytes.
+
+        Beside 2^23 a number has no fraction, and its last bits are a whole number's.
+        """
+        factor = bind(spread(load(self.f32, self.at["weight factors"] + j), VECTOR))
         for c, weight in enumerate(weights):
-            whole = bind(build.cast(build.nearbyint(weight * factor), "int32x16"))
+            bits = self.isa.fma(weight, factor, constant(2.0**23, VECTOR))
+            whole = bind(build.reinterpret("int32x16", bits))
             at = bind(self.at["weights"] + j * i64(BLOCK) + i64(c * VECTOR // _CODES))
             self._bytes(at, whole >> _i32(8), "uint8x16")
-            self._bytes(at + i64(BLOCK // _CODES), whole & _i32(255), "uint8x16")
-        store(self.f32, self.at["weight steps"] + j, most / constant(_MOST_WEIGHT))
+            self._bytes(at + i64(BLOCK // _CODES), whole, "uint8x16")
 
     def _bytes(self, at: Expr, whole: Expr, kind: str) -> None:
         words = build.reinterpret("uint32x4", build.cast(whole, kind))

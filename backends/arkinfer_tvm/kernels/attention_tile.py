@@ -162,7 +162,7 @@ class Tile:
             self.scores(base, group, most)
             with build.If(fewest < i64(BLOCK)), build.Then():
                 self._mask(group, before)
-            self._weigh(base, group)
+            self._weigh(base, most, group)
             self.mix(base, group, most)
 
     def _seen(self, row: Expr) -> Expr:
@@ -257,37 +257,50 @@ class Tile:
                 masked = tirx.Select(allowed, score, constant(MASKED, VECTOR))
                 store(self.f32, at, masked, VECTOR)
 
-    def _weigh(self, base: Expr, group: Expr) -> None:
+    def _weigh(self, base: Expr, most: Expr, group: Expr) -> None:
         """Scores become weights relative to the greatest so far, and older sums fade."""
         kernel, isa, vectors = self.kernel, self.isa, range(BLOCK // VECTOR)
         greatest = bind(self.at["greatest"] + group * i64(VECTOR))
         with loop(kernel.group) as j:
             at = bind(self.at["scores"] + j * i64(BLOCK))
             scores = [bind(load(self.f32, at + i64(c * VECTOR), VECTOR)) for c in vectors]
-            most = bind(horizontal_max(in_pairs(build.max, scores), VECTOR))
-            fresh = build.max(most, load(self.f32, greatest + j))
-            store(self.f32, self.at["fresh"] + j, fresh)
-        fresh = bind(load(self.f32, self.at["fresh"], VECTOR))
-        fade = isa.exp2(load(self.f32, greatest, VECTOR) - fresh)
-        store(self.f32, self.at["fade"], fade, VECTOR)
+            top = horizontal_max(in_pairs(build.max, scores), VECTOR)
+            store(self.f32, self.at["fresh"] + j, top)
+        here, before = (bind(load(self.f32, x, VECTOR)) for x in (self.at["fresh"], greatest))
+        fresh = bind(build.max(here, before))
+        store(self.f32, self.at["fresh"], fresh, VECTOR)
+        store(self.f32, self.at["fade"], isa.exp2(before - fresh), VECTOR)
         store(self.f32, greatest, fresh, VECTOR)
+        scales = self._seen_scales(base, most) if kernel.scales == TOKEN else []
+        self.expect(here - fresh, scales)
         with loop(kernel.group) as j:
             at = bind(self.at["scores"] + j * i64(BLOCK))
-            most = bind(spread(load(self.f32, self.at["fresh"] + j), VECTOR))
+            top = bind(spread(load(self.f32, self.at["fresh"] + j), VECTOR))
             weights: list[Expr] = []
             for c in vectors:
                 score = load(self.f32, at + i64(c * VECTOR), VECTOR)
-                weights.append(isa.exp2(score - most, self.reading.exp2))
+                weights.append(isa.exp2(score - top, self.reading.exp2))
             total = bind(self.at["totals"] + self.row(group, j) * i64(VECTOR))
             faded = bind(spread(load(self.f32, self.at["fade"] + j), VECTOR))
             added = in_pairs(lambda a, b: a + b, weights)
             added = isa.fma(load(self.f32, total, VECTOR), faded, added)
             store(self.f32, total, added, VECTOR)
-            if kernel.scales == TOKEN:
-                for c in vectors:
-                    scale = load(self.p.v_scale, base * i64(BLOCK) + i64(c * VECTOR), VECTOR)
-                    weights[c] = _scaled(weights[c], scale)
+            for c, scale in enumerate(scales):
+                weights[c] = bind(weights[c] * scale)
             self.keep_weights(j, weights)
+
+    def _seen_scales(self, base: Expr, most: Expr) -> list[Expr]:
+        """Of the values of a block; 0 from its token `most` on: these may have none yet."""
+        end = bind(spread(build.cast(most, "int32"), VECTOR))
+        scales: list[Expr] = []
+        for c in range(BLOCK // VECTOR):
+            scale = load(self.p.v_scale, base * i64(BLOCK) + i64(c * VECTOR), VECTOR)
+            lane = tirx.Ramp(tirx.const(c * VECTOR, "int32"), 1, VECTOR)
+            scales.append(bind(tirx.Select(lane < end, scale, constant(0.0, VECTOR))))
+        return scales
+
+    def expect(self, greatest: Expr, scales: list[Expr]) -> None:
+        """Before weights of a block: log2 of each row's greatest, what they are scaled by."""
 
     def keep_weights(self, j: Expr, weights: list[Expr]) -> None:
         """The weights of a block's tokens for row j of a group, as factors of values."""
@@ -367,12 +380,6 @@ def divide(
         store(p.out, place * i64(size) + i64(d), value, lanes)
 
 
-def _scaled(weights: Expr, scales: Expr) -> Expr:
-    """Products, but 0 for tokens that are not seen: these may have no scale yet."""
-    least = constant(2.0**-125, VECTOR)
-    return bind(tirx.Select(weights > least, weights * scales, constant(0.0, VECTOR)))
-
-
 def _in_tree(lane: Expr, old: Expr, ancestors: Expr) -> Expr:
     """Which of 16 keys a token of a tree sees: all older than the step, and its ancestors."""
     one = tirx.const(1, "uint64")
@@ -389,5 +396,4 @@ def _in_tree(lane: Expr, old: Expr, ancestors: Expr) -> Expr:
 
 def in_pairs(combine: Callable[[Expr, Expr], Expr], values: list[Expr]) -> Expr:
     """Four values, combined in pairs."""
-    first, second, third, fourth = values
-    return combine(combine(first, second), combine(third, fourth))
+    return combine(combine(values[0], values[1]), combine(values[2], values[3]))

@@ -64,7 +64,7 @@ CASES = [
 KERNELS = [case.kernel for case in CASES]
 KERNELS += [Combine(case.kernel) for case in CASES if case.ranges > 1]
 
-LENGTHS = [(1, 1), (63, 1), (64, 1), (65, 1), (700, 1), (5, 5), (64, 9), (130, 17), (200, 64)]
+LENGTHS = [(1, 1), (63, 1), (64, 1), (65, 1), (700, 1), (5, 5), (64, 9), (200, 64), (270, 20)]
 """Keys in all, and how many tokens of them are the step's."""
 
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 from fnmatch import fnmatch
+from itertools import pairwise
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -67,6 +68,14 @@ def test_it_runs_where_no_tvm_package_can_be_imported(small: Any, tmp_path: Path
     assert done.returncode == 0, done.stderr
     expected = small.expected(tokens)
     assert np.abs(np.load(saved) - expected).max() <= small.allowed * np.abs(expected).max()
+
+
+def test_the_caches_of_a_state_are_one_piece(small: Any, opened: Any) -> None:
+    """So that the system can give it large pages, however small each of them is."""
+    state = opened(small.path).new_state(70)
+    starts = [(pointer(cache), cache.nbytes) for cache in state._caches]
+    assert len(starts) > 2
+    assert all(a + size == b for (a, size), (b, _) in pairwise(starts))
 
 
 def test_facts(small: Any, opened: Any) -> None:
