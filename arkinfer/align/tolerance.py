@@ -121,7 +121,7 @@ def of_backend(backend: str, line: Line) -> Tolerance:
     if backend == "reference":
         return REFERENCE
     if line.op == "quant.linear":
-        return KERNEL if line.attributes["activations"] == "f32" else _INT8_ACTIVATIONS
+        return _ACTIVATIONS.get(str(line.attributes["activations"]), _INT8_ACTIVATIONS)
     if backend == "tvm" and line.op == "quant.embedding":
         return _HALF_SCALES
     if backend == "tvm" and line.op == "attn.dense" and cache_form(line) == "bf16":
@@ -151,6 +151,13 @@ zero costs more: 2.7e-3 and 3.4e-4."""
 _INT8_ACTIVATIONS = Tolerance(0.04, 0.12, "activations are quantized to int8, a scale per block")
 """Measured: at most 1.8 %, in one channel 5.0 %, both of the demo model's `down_proj`, whose input
 has outliers."""
+
+_ACTIVATIONS = {
+    "f32": KERNEL,
+    "i16": Tolerance(3e-3, 0.01, "activations are quantized to 15 bits, a scale per block"),
+}
+"""By what a product takes. Measured: int16 0.10 %, in one channel 0.33 %, both beside channels that
+are 64 times as large as the others."""
 
 
 _HALF_SCALES = Tolerance(5e-4, 1e-3, "TVM shares a head's matrix, whose scales are float16")

@@ -55,8 +55,8 @@ class Section:
         config: JSON facts of the executor's own.
         requires: version ranges by package, e.g. {"onnxruntime": ">=1.23"}.
         tensors: names of the tensors that it loads.
-        activations: what its products with quantized matrices take, e.g. "int8"; None: there are
-            none, or an older arkinfer wrote it.
+        activations: what its products with quantized matrices take, e.g. "int8", or "int8, int16
+            in 12 of 41"; None: there are none, or an older arkinfer wrote it.
         caches: how it keeps key-value caches, e.g. "fp16"; None: as the manifest's `kv` says.
         variants: instruction sets that it has kernels for, the poorest first; the best one that the
             device has is what runs. (): it brings no machine code that there is a choice of.

@@ -127,9 +127,10 @@ class Compiler(Protocol):
     def activations(self) -> tuple[str, ...]:
         """What its products with quantized matrices can take, the fastest first.
 
-        "f32" is the input as it is, "f16" the input of a network that computes in that, and "i8"
-        the input rounded with a scale for each block. A node asks by its attribute `activations`;
-        "any" is the first of these.
+        "f32" is the input as it is, "f16" the input of a network that computes in that, "i8" the
+        input rounded with a scale for each block of up to 128 numbers, and "i16" two digits of
+        that. A node asks by its attribute `activations`; "any" is the first of these. Where that
+        is "i8" and there is "i16", builds measure which products need it, and ask for it there.
         """
         ...
 

@@ -93,7 +93,8 @@ Kv: TypeAlias = Annotated[
 Activations: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        help="int8, int16 or fp32, in products with quantized matrices; default: what is fastest."
+        help="int8, int16 or fp32, in products with quantized matrices; default: what is fastest, "
+        "and int16 where a backend has it and int8 is measured to lose too much."
     ),
 ]
 Calib: TypeAlias = Annotated[

@@ -164,8 +164,9 @@ def build(
             the first backend prefers. int8 takes about a quarter of the memory of fp32, with a
             scale for each head of each token; where a backend knows no such scales, one for each
             channel, calibrated on a small built-in text.
-        activations: `int8` or `fp32`: whether products with quantized matrices round their inputs;
-            None: what each backend is fastest with.
+        activations: `int8`, `int16` or `fp32`: what products with quantized matrices take; None:
+            what each backend is fastest with, and `int16` where one has it and `int8` is measured
+            to lose too much.
         overrides: schemes of matrices by a pattern of their torch module, such as
             `{"model.layers.*.mlp.down_proj": "int8-g32"}`; of several that fit, the last counts.
         requantize: quantize again, to `quant` or else as `arkinfer.quant.replacement` says, the

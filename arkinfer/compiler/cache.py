@@ -25,18 +25,19 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from arkinfer.errors import UsageError
+from arkinfer.errors import InternalError, UsageError
 from arkinfer.machine.folders import cache_folder
 
 Bytes: TypeAlias = "bytes | bytearray | memoryview"
 
 KINDS = (
-    "graphs", "weights", "blocks", "states", "calibrations", "golden", "works", "engines", "timings"
+    "graphs", "weights", "blocks", "states", "calibrations", "golden", "quality", "works",
+    "engines", "timings",
 )  # fmt: skip
 """What is kept: traced modules, rows of quantized weights, decoder layers that a calibrated method
-quantized, activations behind the last of these, scales of int8 caches, golden vectors, and what
-backends compile; each in a folder of its own. The last two are the TensorRT executor's: engines,
-and its builder's timings."""
+quantized, activations behind the last of these, scales of int8 caches and what 8 bits of their
+input cost products, golden vectors, what quantization costs, and what backends compile; each in a
+folder of its own. The last two are the TensorRT executor's: engines, and its builder's timings."""
 
 LIMIT = "ARKINFER_CACHE_LIMIT"
 """The environment variable with its size limit ("20GB"); `machine.folders` says where it is."""
@@ -232,7 +233,12 @@ def key_of(kind: str, *facts: Bytes | npt.NDArray[Any] | str | int | float | boo
     Args:
         kind: one of `KINDS`.
         facts: inputs, options, versions; an array counts with dtype, shape and content.
+
+    Raises:
+        InternalError: there is no such kind, so that nothing would be kept.
     """
+    if kind not in KINDS:
+        raise InternalError(f'A cache keeps nothing of the kind "{kind}"')
     digest = hashlib.sha256()
     for fact in facts:
         if isinstance(fact, np.ndarray):

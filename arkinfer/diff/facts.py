@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 ELSEWHERE = ("tensors", "entries")
 """Keys that are compared entry by entry, not as facts."""
 
+OF_SECTIONS = ("activations", "caches", "variants")
+"""What a section says of itself in words, beside `requires` and `config`."""
+
 ABSENT = object()
 
 
@@ -58,14 +61,15 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
 
 def _sections(manifest: Manifest) -> dict[str, dict[str, Any]]:
     """What each section says of itself, by place; what is deeper in its config stays whole."""
-    return {
-        section["backend"]: {
-            f"sections.{section['backend']}.{part}.{key}": value
-            for part in ("requires", "config")
-            for key, value in section[part].items()
-        }
-        for section in manifest["sections"]
-    }
+    found: dict[str, dict[str, Any]] = {}
+    for section in manifest["sections"]:
+        facts = cast("dict[str, Any]", section)
+        at = f"sections.{section['backend']}"
+        own = {f"{at}.{key}": facts[key] for key in OF_SECTIONS if key in facts}
+        for part in ("requires", "config"):
+            own |= {f"{at}.{part}.{key}": value for key, value in facts[part].items()}
+        found[section["backend"]] = own
+    return found
 
 
 def _leaves(value: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:

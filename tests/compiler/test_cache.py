@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from arkinfer.compiler import cache as cache_module
 from arkinfer.compiler.cache import Cache, cache_limit, code_of, key_of, parse_size
-from arkinfer.errors import UsageError
+from arkinfer.errors import InternalError, UsageError
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,6 +62,8 @@ def test_every_fact_counts():
     assert key_of("weights", "a", np.asfortranarray(rows)) == variants[0]
     assert code_of("quant") != code_of("packing")
     assert len(code_of("ir", "compiler/kv_scales.py")) == 64
+    with pytest.raises(InternalError, match='nothing of the kind "weight"'):
+        key_of("weight", rows)
 
 
 @pytest.mark.parametrize("size", [0, 1, 100])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,16 @@ def test_every_place_is_named(tmp_path: Path):
         "sections.bigram.requires.numpy": (None, '">=2"'),
         "sections.bigram.config.chunk": ("8", "4"),
     }
+
+
+def test_what_products_take_is_a_fact(tmp_path: Path):
+    with open_artifact(write_artifact(tmp_path / "a.ark")) as artifact:
+        a, b = deepcopy(artifact.manifest), deepcopy(artifact.manifest)
+    a["sections"][0]["activations"] = "int8"
+    b["sections"][0]["activations"] = "int8, int16 in 3 of 11"
+    assert differing_facts(a, b) == [
+        Fact("sections.bigram.activations", '"int8"', '"int8, int16 in 3 of 11"')
+    ]
 
 
 def test_sections_that_are_in_one_only(tmp_path: Path):

@@ -12,7 +12,7 @@ from arkinfer.ir.types import TensorType, Type
 
 ACTIVATIONS = ("any", "f32", "i16", "i8")
 """What a product with a quantized matrix may take in place of x: whatever a backend is fastest
-with, x as it is, or x rounded to int8 with a scale for each block."""
+with, x as it is, or x rounded with a scale for each block, to two digits of 8 bits or to one."""
 
 
 class QuantizedLinear(Op):
