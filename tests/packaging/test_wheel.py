@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import time
+from importlib.metadata import Distribution
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 
-from tests.packaging.conftest import ROOT, Device
+from tests.packaging.conftest import ROOT, Device, needed
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +74,21 @@ def test_it_brings_the_demo_model(names: set[str], wheel: Path):
     checkpoint = sum(size for name, size in sizes.items() if "/checkpoint/" in name)
     assert checkpoint <= 16 << 20
     assert wheel.stat().st_size <= 32 << 20
+
+
+def files_of(found: Distribution) -> list[Path]:
+    paths = [Path(str(found.locate_file(file))) for file in found.files or ()]
+    return [path for path in paths if path.is_file()]
+
+
+def test_what_a_device_needs_on_its_disk(metadata: str):
+    """For TVM's kernels, with byte code and without the wheel itself; half of it is numpy."""
+    sizes = {
+        found.name: sum(path.stat().st_size for path in files_of(found))
+        for found in needed(metadata, "tvm")
+    }
+    assert sizes["numpy"] > 20e6
+    assert sum(sizes.values()) <= 160e6, sizes
 
 
 def test_its_facts(names: set[str], wheel: Path, metadata: str):
