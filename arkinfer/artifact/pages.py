@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 from contextlib import suppress
+from pathlib import Path
 
 
 def prefer_large_pages(mapped: mmap.mmap) -> None:
@@ -17,6 +18,21 @@ def prefer_large_pages(mapped: mmap.mmap) -> None:
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # a kernel without them
             mapped.madvise(mmap.MADV_HUGEPAGE)
+
+
+def renew(path: Path) -> None:
+    """Lets whoever maps a file next read it into large pages, however it came here: copied and
+    downloaded files are in the cache in small ones. Pages that a process maps stay.
+
+    Raises:
+        OSError: the file cannot be opened, or not be brought to the disk.
+    """
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)  # what is not yet on the disk cannot be forgotten
+        forget(file)
+    finally:
+        os.close(file)
 
 
 def forget(file: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -38,11 +39,13 @@ def prepare(
     """Build what an .ark file needs on this device, and keep it for all runs that follow.
 
     A TensorRT section becomes an engine, for this board and this version of TensorRT. `run` and
-    the others do so by themselves. Sections for the processor need nothing.
+    the others do so by themselves. Sections for the processor need nothing but a file that is read
+    afresh after it was copied: see the documentation.
 
     Example: arkinfer prepare model.ark
     """
     from arkinfer.artifact import open_artifact
+    from arkinfer.artifact.pages import renew
     from arkinfer.runtime.demo import located
     from arkinfer.runtime.registry import choose_section, prepare_section
 
@@ -52,6 +55,9 @@ def prepare(
         made = prepare_section(artifact, section, loading.options(**wanted))
     if made is None and (network or weights):
         raise _unused(section.backend, "--network" if network else "--weights")
+    if made is None:
+        with suppress(OSError):  # a file system that has no such cache
+            renew(artifact.path)
     if json:
         _print_json(file, section.backend, made)
         return

@@ -1,8 +1,8 @@
 """OpenVINO on a stateful model such as OpenVINO GenAI runs, made here operation by operation.
 
 Its caches are states of the model, so that a depth is reached by filling them with random numbers;
-`openvino_genai.LLMPipeline` gives no such access, and runs the same model at the same speed. Knows
-no measurement.
+`openvino_genai.LLMPipeline` gives no such access. It runs the same model at the same speed; with
+bf16 caches the two were seen to differ by 7 to 16 %. Knows no measurement.
 """
 
 from __future__ import annotations

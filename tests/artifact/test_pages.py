@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import mmap
-import os
 import re
 from pathlib import Path
 
 import pytest
 
-from arkinfer.artifact.pages import forget, prefer_large_pages
+from arkinfer.artifact.pages import forget, prefer_large_pages, renew
 
 SIZE = 8 << 20
 
@@ -37,17 +36,30 @@ def test_a_written_file_that_was_forgotten_is_read_whole(tmp_path: Path) -> None
     mapped.close()
 
 
+def huge_of(path: Path) -> int:
+    """The same of a file that is mapped and read as artifacts are."""
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    prefer_large_pages(mapped)
+    assert mapped[::4096] == b"x" * (SIZE // 4096)
+    found = huge(path)
+    mapped.close()
+    return found
+
+
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux' /proc")
 def test_large_pages_where_the_system_has_them(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x" * SIZE)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        forget(file.fileno())
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    prefer_large_pages(mapped)
-    assert mapped[::4096] == b"x" * (SIZE // 4096)
-    assert 0 <= huge(path) <= SIZE
-    if huge(path) == 0:
+    before = huge_of(path)
+    renew(path)
+    after = huge_of(path)
+    assert 0 <= before <= after <= SIZE
+    if after == 0:
         pytest.skip("this file system or kernel keeps files in small pages")
-    mapped.close()
+    assert after > SIZE // 2
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        renew(tmp_path / "none")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from arkinfer.artifact import pages
 from arkinfer.cli import progress
 from arkinfer.machine.folders import cache_folder
 from arkinfer.runtime import registry
@@ -216,3 +217,21 @@ def test_measuring_begins_when_all_is_prepared(
     assert result.code == 0, result.err
     assert result.err.startswith(f"note: {path} was prepared for this device in ")
     assert len(engines()) == 1
+
+
+def test_a_file_that_needs_nothing_is_read_afresh(
+    ark: Ark, install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """When nothing has it open any more; what the system refuses is no error."""
+    install(bigram="bigram:BigramExecutor")
+    path, renewed = artifact(tmp_path / "m.ark", ("bigram",)), list[Path]()
+
+    def renew(file: Path) -> None:
+        assert str(file) not in Path("/proc/self/maps").read_text()
+        renewed.append(file)
+        raise OSError("this file system forgets nothing")
+
+    monkeypatch.setattr(pages, "renew", renew)
+    result = ark("prepare", path)
+    assert (result.code, result.err) == (0, "")
+    assert renewed == [path]
