@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from arkinfer.compiler.calibration.estimate import calibration_memory
 from arkinfer.compiler.calibration.linears import schemes_for
 from arkinfer.compiler.calibration.text import TextOptions
 from arkinfer.compiler.requantize import Again, requantized
-from arkinfer.errors import UsageError, nearest
+from arkinfer.errors import DeviceError, UsageError, nearest
 from arkinfer.models.config import ModelConfig
 from arkinfer.packing import Scheme
 from arkinfer.passes.quantize_cache import CHANNEL
@@ -154,7 +155,25 @@ class BuildOptions:
         """
         for each in self.compilers:
             if isinstance(each, TargetChecker):
-                each.check(self.target)
+                with self.naming_another(each):
+                    each.check(self.target)
+
+    @contextmanager
+    def naming_another(self, compiler: Compiler) -> Generator[None, None, None]:
+        """Lets an error about a backend's tools also say how to do without that backend."""
+        try:
+            yield
+        except DeviceError as error:
+            known = self.target.backends
+            others = known[known.index(compiler.name) + 1 :] if compiler.name in known else ()
+            if compiler.name == self.beside:
+                way = "leave out the section for the target's own cores: --no-cpu"
+            elif others:
+                way = f"build with another backend: --backend {others[0]}"
+            else:
+                raise
+            fix = f"{error.fix}, or {way}" if error.fix else way[0].upper() + way[1:]
+            raise DeviceError(error.what, error.why, fix) from error
 
     @property
     def calibrates_cache(self) -> bool:

@@ -137,6 +137,7 @@ def plan(
         UsageError: an unknown name or an impossible option.
         CheckpointError: the config is damaged.
         UnsupportedError: the model, or a node of it, has no home on the target.
+        DeviceError: a package is missing that sections are counted with.
     """
     from arkinfer.frontend.checkpoint import open_config, stored_schemes
     from arkinfer.frontend.hub import resolve
@@ -263,7 +264,8 @@ def _measure(
     """Adds what a compiler would write to `entries`."""
     store = WeightStore(lowered.module.weights, _NoLeaves(config, context))
     writer = MeasuringWriter(lowered.compiler.name, store)
-    lowered.compiler.compile(lowered.module, options.target, writer)
+    with options.naming_another(lowered.compiler):
+        lowered.compiler.compile(lowered.module, options.target, writer)
     entries["manifest.json"] = entries.get("manifest.json", 0) + len(json.dumps(writer.config))
     entries |= {name: size for name, size in writer.entries.items() if name != "manifest.json"}
     return _Measured([name for name in writer.entries if name != "manifest.json"])

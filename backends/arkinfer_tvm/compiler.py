@@ -149,7 +149,6 @@ def isas_of(target: Target) -> list[str]:
         raise DeviceError(
             f"The backend tvm has no kernels for this processor, only from {least} on",
             f"This processor lacks: {', '.join(missing)}",
-            "Build with another backend: --backend onnxruntime",
         )
     return found or list(known)[:1]
 

@@ -53,7 +53,7 @@ def test_in_the_front_end(
 ):
     """What is traced has another epsilon than torch."""
     monkeypatch.setattr(reuse, "traced", traced_wrong)
-    build(checkpoint, quant="int4-g32", output=tmp_path / "m.ark")
+    build(checkpoint, quant="int4-g32", output=tmp_path / "m.ark", backend="onnxruntime")
     where, finding = first(aligned(tmp_path / "m.ark"))
     assert where.name == "traced"
     assert (finding.op, finding.loc) == ("tensor.mul", "model.layers.0.post_attention_layernorm")
@@ -93,7 +93,7 @@ def test_in_a_pass_when_it_was_built(
     with monkeypatch.context() as patch:
         patch.setattr(fuse_rms_norm, "one_node", wrong_eps)
         patch.setattr(rewrite, "refutation", lambda *_: None)
-        build(checkpoint, quant="int4-g32", output=tmp_path / "m.ark")
+        build(checkpoint, quant="int4-g32", output=tmp_path / "m.ark", backend="onnxruntime")
     where, finding = first(aligned(tmp_path / "m.ark"))
     assert where.name == "the file's graphs"
     assert (finding.op, finding.loc) == ("nn.rms_norm", "model.layers.1.input_layernorm")
@@ -145,7 +145,7 @@ def test_in_the_method(
         return made
 
     monkeypatch.setattr(compiler_weights, "round_to_nearest", dishonest)
-    build(checkpoint, quant="int4-g32", output=tmp_path / "m.ark")
+    build(checkpoint, quant="int4-g32", output=tmp_path / "m.ark", backend="onnxruntime")
     where, finding = first(aligned(tmp_path / "m.ark"))
     assert where.name.startswith("quantize")
     assert (finding.op, finding.loc) == ("quant.linear", "model.layers.0.mlp.down_proj")

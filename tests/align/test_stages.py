@@ -39,7 +39,7 @@ Aligned = Callable[..., Report]
 def test_a_sound_file_is_aligned(
     options: dict[str, str], checkpoint: Path, tmp_path: Path, aligned: Aligned
 ):
-    build(checkpoint, output=tmp_path / "m.ark", **options)  # pyright: ignore[reportArgumentType] (by name)
+    build(checkpoint, output=tmp_path / "m.ark", **{"backend": "onnxruntime", **options})  # pyright: ignore[reportArgumentType] (by name)
     report = aligned(tmp_path / "m.ark")
     assert report.aligned, [stage.failures for stage in report.stages]
     assert report.same_source

@@ -115,7 +115,7 @@ def test_a_build_says_what_it_reused(ark: Ark, tmp_path: Path, own_cache: Path):
     """And how the last one ended: on standard error, and in its JSON."""
     model = make_checkpoint("tiny", 0, tmp_path / "tiny")
     output = tmp_path / "m.ark"
-    command = ("build", model, "-o", output)
+    command = ("build", model, "-o", output, "--backend", "onnxruntime")
     assert "reused" not in ark(*command).out
     assert "\nreused    11 of 11 quantized matrices, from the cache\n" in ark(*command).out
     journal = Journal(own_cache / "builds", output)

@@ -17,7 +17,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("quality")
     found = {quant: folder / f"{quant}.ark" for quant in ("int4", "none")}
     for quant, path in found.items():
-        build(demo_checkpoint(), quant=quant, output=path)
+        build(demo_checkpoint(), quant=quant, output=path, backend="onnxruntime")
     return found
 
 

@@ -33,7 +33,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Traced:
     checkpoint = make_checkpoint("tiny", 0, folder / "tiny")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ARKINFER_CACHE", str(folder / "cache"))
-        build(checkpoint, output=folder / "m.ark")
+        build(checkpoint, output=folder / "m.ark", backend="onnxruntime")
     return Traced(checkpoint, (folder / "m.ark").read_bytes(), folder / "cache" / "graphs")
 
 

@@ -124,7 +124,7 @@ def _child(request: dict[str, Any], answer: int) -> None:
 
         if kill is not None and kill.function:
             _arm(kill)
-        options = {} if kill is None else kill.options
+        options = {"backend": "onnxruntime", **({} if kill is None else kill.options)}
         report = build(request["checkpoint"], output=request["output"], **options)
         found = {"reused": report.reused, "notes": report.notes}
     except BaseException as error:

@@ -74,7 +74,13 @@ def test_ternary_weights_with_activations_as_they_are(tmp_path: Path, parts: int
         expected, _ = torch_step(torch_model(checkpoint.config, checkpoint), np.array(IDS))
     errors: dict[str, float] = {}
     for asked in ("int8", "fp32"):
-        report = build(folder, output=tmp_path / "m.ark", embedding="none", activations=asked)
+        report = build(
+            folder,
+            output=tmp_path / "m.ark",
+            embedding="none",
+            activations=asked,
+            backend="onnxruntime",
+        )
         assert report.quant == "ternary"
         errors[asked] = error(logits(report.path), expected)
     assert 1e-4 < errors["int8"] < TOLERANCES["onnxruntime"].quantized
@@ -89,10 +95,8 @@ def test_where_it_is_told(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     report = build(tiny, quant="int4-g32", backend=both, output=tmp_path / "usual.ark")
     assert report.activations == {"onnxruntime": "int8", "tvm": "int8"}
     out = tmp_path / "exact.ark"
-    assert (
-        main(["build", str(tiny), "--quant", "int4-g32", "--activations", "fp32", "-o", str(out)])
-        == 0
-    )
+    words = "--quant int4-g32 --activations fp32 --backend onnxruntime -o".split()
+    assert main(["build", str(tiny), *words, str(out)]) == 0
     shown = capsys.readouterr().out
     assert "products  with activations in fp32\n" in shown
     assert "with activations in fp32 a product takes 3 times as long" in shown
@@ -109,17 +113,21 @@ def test_where_it_is_told(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_what_is_not_quantized_takes_them_as_they_are(tiny: Path, tmp_path: Path) -> None:
-    report = build(tiny, quant="none", output=tmp_path / "m.ark", activations="fp32")
+    report = build(
+        tiny, quant="none", output=tmp_path / "m.ark", activations="fp32", backend="onnxruntime"
+    )
     assert (report.activations, report.slow) == ({}, ())
     with open_artifact(report.path) as artifact:
         assert "activations" not in artifact.manifest["sections"][0]
 
 
 def test_a_plan_knows_it(tiny: Path, tmp_path: Path) -> None:
-    usual = plan(tiny, quant="int4-g32")
+    usual = plan(tiny, quant="int4-g32", backend="onnxruntime")
     assert (usual.activations, usual.slow) == ("int8", ())
-    exact = plan(tiny, quant="int4-g32", activations="fp32")
-    report = build(tiny, quant="int4-g32", activations="fp32", output=tmp_path / "m.ark")
+    exact = plan(tiny, quant="int4-g32", activations="fp32", backend="onnxruntime")
+    report = build(
+        tiny, quant="int4-g32", activations="fp32", output=tmp_path / "m.ark", backend="onnxruntime"
+    )
     assert (exact.activations, exact.slow) == ("fp32", report.slow)
     assert len(exact.slow) == 2  # four bits in the layers, eight in the head
     assert abs(exact.artifact_bytes / report.size - 1) < 0.02
@@ -131,8 +139,10 @@ def test_a_recipe_says_it_and_an_option_wins(tiny: Path, tmp_path: Path) -> None
         'summary = "x"\nmodels = ["a/b"]\ntarget = "cpu"\nquant = "int4-g32"\n'
         'activations = "fp32"\n'
     )
-    assert plan(tiny, recipe=recipe).activations == "fp32"
-    assert plan(tiny, recipe=recipe, activations="int8").activations == "int8"
+    assert plan(tiny, recipe=recipe, backend="onnxruntime").activations == "fp32"
+    assert (
+        plan(tiny, recipe=recipe, activations="int8", backend="onnxruntime").activations == "int8"
+    )
 
 
 @pytest.mark.parametrize(

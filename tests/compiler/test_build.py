@@ -32,7 +32,7 @@ def test_unquantized_logits_equal_torch(name: str, tmp_path: Path) -> None:
         config["head_dim"] = 16  # the smallest that ONNX Runtime takes
     folder = make_checkpoint(config, 3, tmp_path / name)
     path = tmp_path / "m.ark"
-    build(folder, quant="none", dtype="fp32", output=path, chunk=7)
+    build(folder, quant="none", dtype="fp32", output=path, chunk=7, backend="onnxruntime")
     with open_checkpoint(folder) as checkpoint:
         model = torch_model(checkpoint.config, checkpoint)
     ids = np.random.default_rng(4).integers(0, 300, 23)
@@ -86,7 +86,7 @@ def test_the_report_and_the_manifest_tell_what_was_built(tiny: Path, tmp_path: P
     moments: list[Progress] = []
     report = build(
         tiny, quant="int4-g32", embedding="int8-g64", output=tmp_path / "m.ark",
-        context=100, chunk=512, on_progress=moments.append,
+        context=100, chunk=512, on_progress=moments.append, backend="onnxruntime",
     )  # fmt: skip
     assert report.size == report.path.stat().st_size
     assert set(report.schemes) == {"int4-g32", "int8-g64"}
@@ -112,10 +112,27 @@ def test_the_report_and_the_manifest_tell_what_was_built(tiny: Path, tmp_path: P
     assert computed[-1].done == computed[-1].total > 0
 
 
+def test_this_machine_is_served_by_tvm(tiny: Path, tmp_path: Path) -> None:
+    """Nothing said: kernels for this processor, and caches as they like them best."""
+    report = build(tiny, output=tmp_path / "m.ark", context=64)
+    assert (report.target, report.backends, report.kv) == ("cpu", ("tvm",), "bf16")
+    assert report.activations == {"tvm": "int8"}
+    assert not report.slow
+    with open_artifact(report.path) as artifact:
+        assert list(artifact.sections) == ["tvm"]
+    usual = build(tiny, output=tmp_path / "o.ark", context=64, backend="onnxruntime", cache=False)
+    ids = np.arange(3, 40).tolist()
+    logits: list[np.ndarray] = []
+    for path in (report.path, usual.path):
+        with arkinfer.load(path, threads=1) as engine:
+            logits.append(engine.logits(ids))
+    assert 0 < np.abs(logits[0] - logits[1]).max() < 0.1 * np.abs(logits[1]).max()
+
+
 def test_the_ir_is_dumped_after_each_pass(tiny: Path, tmp_path: Path) -> None:
     from arkinfer.ir import parse_module, print_module
 
-    build(tiny, output=tmp_path / "m.ark", dump_ir=tmp_path / "ir")
+    build(tiny, output=tmp_path / "m.ark", dump_ir=tmp_path / "ir", backend="onnxruntime")
     files = sorted((tmp_path / "ir").rglob("*.ir"))
     assert "00-input.ir" in [file.name for file in files]
     assert any(file.parent.name == "onnxruntime" for file in files)
@@ -127,7 +144,9 @@ def test_the_ir_is_dumped_after_each_pass(tiny: Path, tmp_path: Path) -> None:
 
 def test_storage_dtypes(tiny: Path, tmp_path: Path) -> None:
     sizes = {
-        dtype: build(tiny, quant="none", dtype=dtype, output=tmp_path / f"{dtype}.ark").size
+        dtype: build(
+            tiny, quant="none", dtype=dtype, output=tmp_path / f"{dtype}.ark", backend="onnxruntime"
+        ).size
         for dtype in ("fp32", "fp16", "bf16")
     }
     assert abs(sizes["fp16"] / sizes["bf16"] - 1) < 0.02
@@ -160,7 +179,7 @@ def test_wrong_requests_are_one_sentence(
 def test_a_group_that_does_not_fit_names_the_layer(tmp_path: Path) -> None:
     folder = make_checkpoint({**FAMILY["odd-sizes"], "vocab_size": 300}, 0, tmp_path / "odd")
     with pytest.raises(UnsupportedError) as error:
-        build(folder, quant="int4-g32", output=tmp_path / "m.ark")
+        build(folder, quant="int4-g32", output=tmp_path / "m.ark", backend="onnxruntime")
     assert str(error.value) == (
         "model.embed_tokens cannot be quantized to int8-g32: it has 72 inputs. Groups of 32 must "
         "divide the inputs and fill whole bytes. Choose int8-row or none for embedding and head."
@@ -175,5 +194,5 @@ def test_a_disk_that_is_too_small_is_known_at_once(
 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 8, 1))
     with pytest.raises(ResourceError, match="There is no room to write"):
-        build(tiny, output=tmp_path / "m.ark")
+        build(tiny, output=tmp_path / "m.ark", backend="onnxruntime")
     assert list(tmp_path.iterdir()) == []

@@ -31,7 +31,9 @@ STEM = "model.layers.0"
 
 
 def built(checkpoint: Path, path: Path, quant: str, **options: Any) -> BuildReport:
-    return build(checkpoint, quant=quant, output=path, **{"calib": SHORT, **options})
+    return build(
+        checkpoint, quant=quant, output=path, backend="onnxruntime", **{"calib": SHORT, **options}
+    )
 
 
 @pytest.mark.parametrize("quant", ["int4-spgptq-g64", "int4-awq-g32-asym", "int8-gptq-row"])
@@ -120,7 +122,10 @@ def test_a_long_calibration_is_announced(
 
 
 def test_a_plan_knows_of_it(traced: Path) -> None:
-    plain, calibrated = plan(traced, quant="int4-g64"), plan(traced, quant="int4-gptq-g64")
+    plain, calibrated = (
+        plan(traced, quant="int4-g64", backend="onnxruntime"),
+        plan(traced, quant="int4-gptq-g64", backend="onnxruntime"),
+    )
     assert abs(calibrated.artifact_bytes / plain.artifact_bytes - 1) < 0.01
     assert calibrated.build_seconds > plain.build_seconds
     assert calibrated.build_bytes >= plain.build_bytes

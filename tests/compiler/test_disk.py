@@ -54,7 +54,7 @@ def test_a_disk_that_fills_at_twenty_points(
         limit = (size - 1) * point // POINTS
         out.write_bytes(b"an old file")
         with pytest.raises(ResourceError) as caught:
-            build(traced, output=out)
+            build(traced, output=out, backend="onnxruntime")
         match = FULL.fullmatch(str(caught.value))
         assert match, str(caught.value)
         missing = int(match[1].replace(",", ""))
@@ -63,7 +63,7 @@ def test_a_disk_that_fills_at_twenty_points(
         assert os.listdir(out.parent) == ["m.ark"]
         assert out.read_bytes() == b"an old file"
     limit = size
-    assert build(traced, output=out).size == size
+    assert build(traced, output=out, backend="onnxruntime").size == size
 
 
 SMALL_DISK = """
@@ -115,7 +115,7 @@ def test_a_build_that_cannot_fit_is_refused_at_once(
         shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, 500_000)
     )
     with pytest.raises(ResourceError) as caught:
-        build(traced, output=out)
+        build(traced, output=out, backend="onnxruntime")
     assert re.fullmatch(
         rf'There is no room to write "{out}": it takes [\d,]+ bytes at least\. 500,000 bytes are '
         r"free there, [\d,]+ are missing\. Free some space, or name an output file on another "
@@ -133,7 +133,7 @@ def test_a_cache_whose_disk_is_full_costs_a_remark(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(cache_module, "_write", full)
-    report = build(traced, output=out)
+    report = build(traced, output=out, backend="onnxruntime")
     assert report.notes == (f'The cache "{own_cache}" takes no more: No space left on device.',)
     assert out.read_bytes() == once.artifact
 
@@ -142,7 +142,10 @@ def test_a_limit_below_one_build_still_helps_the_next(
     traced: Path, once: Traced, out: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ):
     monkeypatch.setenv("ARKINFER_CACHE_LIMIT", "600kB")
-    first, second = build(traced, output=out), build(traced, output=out)
+    first, second = (
+        build(traced, output=out, backend="onnxruntime"),
+        build(traced, output=out, backend="onnxruntime"),
+    )
     assert 0 < second.reused < sum(first.schemes.values())
     assert sum(entry.size for entry in Cache(own_cache).entries()) <= 600_000
     assert "takes no more: it holds" in second.notes[0]
@@ -162,7 +165,7 @@ def test_a_read_only_folder_is_told_before_the_work_begins(
     monkeypatch.setattr(os, "open", refused)
     monkeypatch.setattr("arkinfer.compiler.build.prepare", None)
     with pytest.raises(ResourceError) as caught:
-        build(traced, output=out)
+        build(traced, output=out, backend="onnxruntime")
     assert str(caught.value) == (
         f'"{out}" cannot be written. The folder "{out.parent}" may not be written: Read-only file '
         "system. Name an output file in a folder of yours, or change the permissions."
@@ -178,7 +181,7 @@ def test_a_folder_that_vanishes(traced: Path, out: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(ResourceError) as caught:
-        build(traced, output=out)
+        build(traced, output=out, backend="onnxruntime")
     assert str(caught.value) == (
         f'"{out}" cannot be written. The folder "{out.parent}" is gone; it was there when the work '
         "began. Make it again, or name an output file in a folder that stays."

@@ -113,8 +113,17 @@ def test_the_longest_context_counts_scales(tiny: Path, monkeypatch: pytest.Monke
 
 
 def test_a_plan_is_right_about_the_file(tiny: Path, tmp_path: Path) -> None:
-    report = build(tiny, quant="int4-g32", kv="int8", output=tmp_path / "m.ark")
-    assert abs(plan(tiny, quant="int4-g32", kv="int8").artifact_bytes / report.size - 1) < 0.02
+    report = build(
+        tiny, quant="int4-g32", kv="int8", output=tmp_path / "m.ark", backend="onnxruntime"
+    )
+    assert (
+        abs(
+            plan(tiny, quant="int4-g32", kv="int8", backend="onnxruntime").artifact_bytes
+            / report.size
+            - 1
+        )
+        < 0.02
+    )
 
 
 def test_scales_by_token_need_no_calibration(
@@ -180,7 +189,14 @@ def test_report_manifest_and_stages(tiny: Path, tmp_path: Path) -> None:
     moments: list[Progress] = []
     path = tmp_path / "m.ark"
     dumps = tmp_path / "ir"
-    report = build(tiny, kv="int8", output=path, dump_ir=dumps, on_progress=moments.append)
+    report = build(
+        tiny,
+        kv="int8",
+        output=path,
+        dump_ir=dumps,
+        on_progress=moments.append,
+        backend="onnxruntime",
+    )
     assert (report.kv, report.kv_scales) == ("int8", "channel")
     assert "f32" not in report.schemes  # scales are no matrices of the model
     stages = list(dict.fromkeys(moment.stage for moment in moments))
@@ -201,7 +217,9 @@ def test_report_manifest_and_stages(tiny: Path, tmp_path: Path) -> None:
 
 def test_without_the_option_nothing_is_calibrated(tiny: Path, tmp_path: Path) -> None:
     moments: list[Progress] = []
-    report = build(tiny, output=tmp_path / "m.ark", on_progress=moments.append)
+    report = build(
+        tiny, output=tmp_path / "m.ark", on_progress=moments.append, backend="onnxruntime"
+    )
     assert report.kv == "fp32"
     assert "calibrating the cache" not in {moment.stage for moment in moments}
     with open_artifact(report.path) as artifact:
@@ -212,7 +230,14 @@ def test_without_the_option_nothing_is_calibrated(tiny: Path, tmp_path: Path) ->
 def test_two_builds_give_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
     """That the number of threads does not matter either is shown in test_kv_scales.py."""
     for name in "ab":
-        build(tiny, quant="int4-g32", kv="int8", output=tmp_path / f"{name}.ark", cache=False)
+        build(
+            tiny,
+            quant="int4-g32",
+            kv="int8",
+            output=tmp_path / f"{name}.ark",
+            cache=False,
+            backend="onnxruntime",
+        )
     assert (tmp_path / "a.ark").read_bytes() == (tmp_path / "b.ark").read_bytes()
 
 
@@ -226,8 +251,8 @@ def test_two_builds_give_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
 )
 def test_other_caches_are_one_sentence(tiny: Path, tmp_path: Path, kv: str, text: str) -> None:
     for attempt in (
-        lambda: build(tiny, kv=kv, output=tmp_path / "m.ark"),
-        lambda: plan(tiny, kv=kv),
+        lambda: build(tiny, kv=kv, output=tmp_path / "m.ark", backend="onnxruntime"),
+        lambda: plan(tiny, kv=kv, backend="onnxruntime"),
     ):
         with pytest.raises(UsageError) as error:
             attempt()
@@ -260,5 +285,5 @@ def test_a_tokenizer_of_another_model_is_named(tmp_path: Path) -> None:
     tokenizer["model"]["vocab"] = {text: i + shift for text, i in vocabulary.items()}
     path.write_text(json.dumps(tokenizer))
     with pytest.raises(CheckpointError, match="a tokenizer that does not belong to its model"):
-        build(folder, kv="int8", output=tmp_path / "m.ark")
+        build(folder, kv="int8", output=tmp_path / "m.ark", backend="onnxruntime")
     assert not (tmp_path / "m.ark").exists()

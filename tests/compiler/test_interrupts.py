@@ -37,7 +37,8 @@ def start(traced: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[str]] = []
 
     def run(*options: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", SLOW, "build", str(traced), *map(str, options)]
+        command = [sys.executable, "-c", SLOW, "build", str(traced), "--backend", "onnxruntime"]
+        command += map(str, options)
         started.append(
             subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                              env={**os.environ, "PYTHONPATH": path})
@@ -76,7 +77,7 @@ def test_two_builds_of_one_file(start: Start, traced: Path, tmp_path: Path):
     output = tmp_path / "out" / "m.ark"
     output.parent.mkdir()
     first = start("-o", output)
-    second = build(traced, quant="int8", output=output)
+    second = build(traced, quant="int8", output=output, backend="onnxruntime")
     (note,) = second.notes
     assert note.startswith(
         f'Another build of "{output}" is running (process {first.pid}, quantizing model.'
@@ -87,6 +88,6 @@ def test_two_builds_of_one_file(start: Start, traced: Path, tmp_path: Path):
     assert first.returncode == 0, err
     last = output.read_bytes()
     for quant, found in (("int8", between), ("int4", last)):
-        build(traced, quant=quant, output=tmp_path / "alone.ark")
+        build(traced, quant=quant, output=tmp_path / "alone.ark", backend="onnxruntime")
         assert found == (tmp_path / "alone.ark").read_bytes()
     assert os.listdir(output.parent) == ["m.ark"]

@@ -32,7 +32,9 @@ def own_cache(folder: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def plain(folder: Path) -> BuildReport:
-    return build(demo_checkpoint(), quant="int4-g128", output=folder / "plain.ark")
+    return build(
+        demo_checkpoint(), quant="int4-g128", output=folder / "plain.ark", backend="onnxruntime"
+    )
 
 
 def kl(report: BuildReport) -> float:
@@ -56,12 +58,14 @@ def test_it_is_in_the_report_and_in_the_file(plain: BuildReport) -> None:
 
 
 def test_more_bits_cost_less(plain: BuildReport, folder: Path) -> None:
-    int8 = build(demo_checkpoint(), quant="int8", output=folder / "int8.ark")
+    int8 = build(demo_checkpoint(), quant="int8", output=folder / "int8.ark", backend="onnxruntime")
     assert kl(int8) < kl(plain) / 20
 
 
 def test_what_is_not_quantized_costs_nothing(folder: Path) -> None:
-    report = build(demo_checkpoint(), quant="none", output=folder / "none.ark")
+    report = build(
+        demo_checkpoint(), quant="none", output=folder / "none.ark", backend="onnxruntime"
+    )
     assert report.quality is None
     assert report_of(report.path)["quality"] is None
 
@@ -71,7 +75,11 @@ def test_gates_raise_the_fewest_layers(plain: BuildReport, folder: Path) -> None
     before = parse_quality(plain.quality)
     path = folder / "gated.ark"
     report = build(
-        demo_checkpoint(), quant="int4-g128", output=path, gates=Gates(max_kl=0.6 * kl(plain))
+        demo_checkpoint(),
+        quant="int4-g128",
+        output=path,
+        gates=Gates(max_kl=0.6 * kl(plain)),
+        backend="onnxruntime",
     )
     assert kl(report) <= 0.6 * kl(plain)
     count = len(report.raised)
@@ -87,11 +95,17 @@ def test_gates_that_nothing_holds_leave_no_file(plain: BuildReport, folder: Path
     path = folder / "refused.ark"
     gates = Gates(max_kl=0.6 * kl(plain), max_size=5_000_000)
     with pytest.raises(GateError, match="The build misses its gates"):
-        build(demo_checkpoint(), quant="int4-g128", output=path, gates=gates)
+        build(demo_checkpoint(), quant="int4-g128", output=path, gates=gates, backend="onnxruntime")
     assert not list(folder.glob("refused*"))
 
 
 def test_gates_do_not_change_a_build_that_holds_them(plain: BuildReport, folder: Path) -> None:
     path = folder / "same.ark"
-    build(demo_checkpoint(), quant="int4-g128", output=path, gates=Gates(max_kl=1.0))
+    build(
+        demo_checkpoint(),
+        quant="int4-g128",
+        output=path,
+        gates=Gates(max_kl=1.0),
+        backend="onnxruntime",
+    )
     assert path.read_bytes() == plain.path.read_bytes()

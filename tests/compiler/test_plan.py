@@ -59,7 +59,7 @@ def test_sizes_are_right_within_two_percent(tmp_path: Path, quant: str, backend:
 @pytest.mark.parametrize("quant", ["int4", "int8", "none"])
 def test_published_shapes_need_no_weights(tmp_path: Path, name: str, quant: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps(preset(name)))
-    found = plan(tmp_path, quant=quant)
+    found = plan(tmp_path, quant=quant, backend="onnxruntime")
     bits = {"int4": (4.4, 6.0), "int8": (8.2, 8.6), "none": (16.0, 16.5)}[quant]
     assert bits[0] < 8 * found.weight_bytes / found.parameters < bits[1]
     assert found.run_bytes > found.weight_bytes + found.kv_bytes
@@ -146,19 +146,25 @@ def test_a_plan_refuses_what_a_build_refuses(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r'no target "cpuu"\. Did you mean "cpu"'):
         plan(tmp_path, target="cpuu")
     with pytest.raises(UsageError, match="The context cannot be"):
-        plan(tmp_path, context=10**9)
+        plan(tmp_path, context=10**9, backend="onnxruntime")
     (tmp_path / "config.json").write_text(
         json.dumps({**preset("tiny"), "architectures": ["MiniCPMForCasualLM"]})
     )
     with pytest.raises(UnsupportedError, match='Did you mean "MiniCPMForCausalLM"'):
-        plan(tmp_path)
+        plan(tmp_path, backend="onnxruntime")
 
 
 def test_overrides_are_planned_as_they_are_built(tmp_path: Path) -> None:
     folder = make_checkpoint(preset("tiny"), 0, tmp_path / "tiny")
     overrides = {"model.layers.*.mlp.down_proj": "int8-g32", "model.layers.1.*": "int8-g64"}
-    predicted = plan(folder, quant="int4-g32", overrides=overrides)
-    report = build(folder, quant="int4-g32", overrides=overrides, output=tmp_path / "m.ark")
+    predicted = plan(folder, quant="int4-g32", overrides=overrides, backend="onnxruntime")
+    report = build(
+        folder,
+        quant="int4-g32",
+        overrides=overrides,
+        output=tmp_path / "m.ark",
+        backend="onnxruntime",
+    )
     assert report.schemes == {"int4-g32": 4, "int8-g32": 2, "int8-g64": 5}
     assert predicted.artifact_bytes == pytest.approx(report.size, rel=0.05)
 
@@ -173,5 +179,5 @@ def test_overrides_are_planned_as_they_are_built(tmp_path: Path) -> None:
 def test_overrides_that_mean_nothing(overrides: dict[str, str], text: str, tmp_path: Path) -> None:
     folder = make_checkpoint(preset("tiny"), 0, tmp_path / "tiny")
     with pytest.raises(UsageError) as caught:
-        plan(folder, overrides=overrides)
+        plan(folder, overrides=overrides, backend="onnxruntime")
     assert text in str(caught.value)

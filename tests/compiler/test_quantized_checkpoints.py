@@ -76,7 +76,9 @@ def error(artifact: Path, folder: Path) -> float:
 
 @pytest.mark.parametrize("name", [n for n in FOLDERS if n != "mlx"])
 def test_onnxruntime_runs_them_as_they_are(folders: dict[str, Path], tmp_path: Path, name: str):
-    report = arkinfer.build(folders[name], output=tmp_path / "m.ark", context=64)
+    report = arkinfer.build(
+        folders[name], output=tmp_path / "m.ark", context=64, backend="onnxruntime"
+    )
     assert set(report.schemes) == {*SCHEMES[name], "f16"}
     assert report.quant == "none"
     assert report.slow == report.requantized == ()
@@ -115,13 +117,15 @@ def test_what_has_no_fast_path_is_refused_with_the_way_out(
     folders: dict[str, Path], tmp_path: Path
 ):
     with pytest.raises(UnsupportedError, match=r"bits, not 6; .*\. Give --requantize to"):
-        arkinfer.build(folders["mlx"], output=tmp_path / "m.ark", context=64)
+        arkinfer.build(folders["mlx"], output=tmp_path / "m.ark", context=64, backend="onnxruntime")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_and_is_quantized_again_when_asked(folders: dict[str, Path], tmp_path: Path):
     out = tmp_path / "m.ark"
-    report = arkinfer.build(folders["mlx"], output=out, context=64, requantize=True)
+    report = arkinfer.build(
+        folders["mlx"], output=out, context=64, requantize=True, backend="onnxruntime"
+    )
     assert report.schemes == {"int4-g32": 10, "int8-g32": 1}
     why = "float minima take 8 ms where integer zero points take 40 µs"
     assert sorted(report.requantized) == [
@@ -133,14 +137,16 @@ def test_and_is_quantized_again_when_asked(folders: dict[str, Path], tmp_path: P
         kept = json.loads(artifact.read("report.json"))
     assert kept["requantized"] == list(report.requantized)
     assert error(out, folders["mlx"]) < 0.2
-    predicted = arkinfer.plan(folders["mlx"], context=64, requantize=True)
+    predicted = arkinfer.plan(folders["mlx"], context=64, requantize=True, backend="onnxruntime")
     assert predicted.requantized == report.requantized
     assert abs(predicted.artifact_bytes - report.size) < 0.02 * report.size
 
 
 def test_what_is_fast_stays_as_it_is(folders: dict[str, Path], tmp_path: Path):
     out = tmp_path / "m.ark"
-    report = arkinfer.build(folders["gptq"], output=out, context=64, requantize=True)
+    report = arkinfer.build(
+        folders["gptq"], output=out, context=64, requantize=True, backend="onnxruntime"
+    )
     assert report.requantized == ()
     assert set(report.schemes) == {"int4-g64", "f16"}
 
@@ -164,11 +170,18 @@ def test_what_was_quantized_again_is_computed_as_it_is(folders: dict[str, Path],
 def test_quant_says_to_what(folders: dict[str, Path], tmp_path: Path):
     out = tmp_path / "m.ark"
     report = arkinfer.build(
-        folders["mlx"], quant="int8-g64", output=out, context=64, requantize=True
+        folders["mlx"],
+        quant="int8-g64",
+        output=out,
+        context=64,
+        requantize=True,
+        backend="onnxruntime",
     )
     assert report.schemes == {"int8-g64": 11}
     with pytest.raises(UsageError, match=r"quantized already, to int4-g64-min, int6-g64-min\."):
-        arkinfer.build(folders["mlx"], quant="int8-g64", output=out, context=64)
+        arkinfer.build(
+            folders["mlx"], quant="int8-g64", output=out, context=64, backend="onnxruntime"
+        )
 
 
 def test_a_partly_quantized_checkpoint(plain: Path, folders: dict[str, Path], tmp_path: Path):
@@ -185,7 +198,7 @@ def test_a_partly_quantized_checkpoint(plain: Path, folders: dict[str, Path], tm
             tensors = {k: t for k, t in tensors.items() if not k.startswith(module)}
             tensors[name] = original[name]
     save_file(tensors, folder / "model.safetensors")
-    report = arkinfer.build(folder, output=tmp_path / "m.ark", context=64)
+    report = arkinfer.build(folder, output=tmp_path / "m.ark", context=64, backend="onnxruntime")
     assert report.schemes == {"f16": 6, "int4-g64": 5}
     assert error(report.path, folder) < TOLERANCES["onnxruntime"].quantized
 
@@ -198,7 +211,7 @@ def test_a_shard_that_was_cut_off(folders: dict[str, Path], tmp_path: Path):
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(CheckpointError, match=r"model\.safetensors is cut off"):
-        arkinfer.build(folder, output=tmp_path / "m.ark")
+        arkinfer.build(folder, output=tmp_path / "m.ark", backend="onnxruntime")
     assert list(tmp_path.iterdir()) == [folder]
 
 
@@ -211,7 +224,7 @@ def test_a_method_that_is_not_read(plain: Path, folders: dict[str, Path], tmp_pa
     config["quantization_config"] = {"quant_method": "aqlm"}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UnsupportedError, match="quantized already, by aqlm"):
-        arkinfer.build(folder, output=tmp_path / "m.ark")
+        arkinfer.build(folder, output=tmp_path / "m.ark", backend="onnxruntime")
 
 
 def test_what_was_quantized_again_is_aligned_with_its_checkpoint(
@@ -220,6 +233,6 @@ def test_what_was_quantized_again_is_aligned_with_its_checkpoint(
     from arkinfer.cli import main
 
     out = tmp_path / "m.ark"
-    arkinfer.build(folders["mlx"], output=out, context=64, requantize=True)
+    arkinfer.build(folders["mlx"], output=out, context=64, requantize=True, backend="onnxruntime")
     assert main(["align", str(folders["mlx"]), str(out)]) == 0
     assert "is aligned with" in capsys.readouterr().out

@@ -37,9 +37,9 @@ def test_a_build_is_refused_before_it_begins(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(resources, "free_memory", lambda: 10 << 20)
     monkeypatch.setattr("arkinfer.compiler.build.prepare", None)
     monkeypatch.setattr(psutil.Process, "memory_info", lambda self: _Held(50 << 20, 200 << 20))
-    needed = plan(folder).build_bytes
+    needed = plan(folder, backend="onnxruntime").build_bytes
     with pytest.raises(ResourceError) as caught:
-        build(folder, output=tmp_path / "m.ark")
+        build(folder, output=tmp_path / "m.ark", backend="onnxruntime")
     assert str(caught.value) == (
         f'There is not enough memory to build "{tmp_path / "m.ark"}": it takes about '
         f"{needed / (1 << 20):,.0f} MiB. 10 MiB are free, and this process holds 50 MiB. "

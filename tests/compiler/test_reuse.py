@@ -84,7 +84,7 @@ def test_the_same_bytes_without_the_work(tiny: Path, tmp_path: Path, calls: dict
 
 @pytest.mark.usefixtures("traced")
 def test_a_repeated_build_needs_no_torch(tiny: Path, tmp_path: Path):
-    build(tiny, output=tmp_path / "a.ark")
+    build(tiny, output=tmp_path / "a.ark", backend="onnxruntime")
     script = (
         "import sys; sys.modules['torch'] = None; import arkinfer; "
         f"arkinfer.build({str(tiny)!r}, output={str(tmp_path / 'b.ark')!r})"
@@ -97,10 +97,16 @@ def test_a_repeated_build_needs_no_torch(tiny: Path, tmp_path: Path):
 def test_other_weights_and_other_schemes_are_made_anew(
     tiny: Path, tmp_path: Path, calls: dict[str, int]
 ):
-    build(tiny, output=tmp_path / "a.ark")
+    build(tiny, output=tmp_path / "a.ark", backend="onnxruntime")
     damage(tiny, 0x3F80)  # 1, in bf16
-    assert build(tiny, output=tmp_path / "b.ark").reused == QUANTIZED - 1
-    third = build(tiny, output=tmp_path / "c.ark", quant="int4-g64", embedding="int8-g128")
+    assert build(tiny, output=tmp_path / "b.ark", backend="onnxruntime").reused == QUANTIZED - 1
+    third = build(
+        tiny,
+        output=tmp_path / "c.ark",
+        quant="int4-g64",
+        embedding="int8-g128",
+        backend="onnxruntime",
+    )
     assert third.reused == third.schemes["int8-g128"] == 1
     assert calls["trace"] == 0  # the graph is the same
     assert calls["golden"] == 3
@@ -109,7 +115,7 @@ def test_other_weights_and_other_schemes_are_made_anew(
 @pytest.mark.usefixtures("traced")
 def test_a_context_is_traced_for_itself(tiny: Path, tmp_path: Path, calls: dict[str, int]):
     for context in (None, 64, 64, None):
-        build(tiny, output=tmp_path / "m.ark", context=context)
+        build(tiny, output=tmp_path / "m.ark", context=context, backend="onnxruntime")
     assert calls["trace"] == 1
 
 
@@ -117,26 +123,26 @@ def test_a_context_is_traced_for_itself(tiny: Path, tmp_path: Path, calls: dict[
 def test_newer_code_makes_everything_anew(
     tiny: Path, tmp_path: Path, calls: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ):
-    build(tiny, output=tmp_path / "m.ark", kv="int8")
+    build(tiny, output=tmp_path / "m.ark", kv="int8", backend="onnxruntime")
     for module in (reuse, kv_scales, golden):
         monkeypatch.setattr(module, "code_of", lambda *parts: "newer")
-    assert build(tiny, output=tmp_path / "m.ark", kv="int8").reused == 0
+    assert build(tiny, output=tmp_path / "m.ark", kv="int8", backend="onnxruntime").reused == 0
     assert calls == {"trace": 1, "quantize": 2 * QUANTIZED, "calibrate": 2, "golden": 2}
 
 
 @pytest.mark.usefixtures("traced")
 def test_damaged_entries_are_made_anew(tiny: Path, tmp_path: Path, own_cache: Path):
-    build(tiny, output=tmp_path / "a.ark", kv="int8")
+    build(tiny, output=tmp_path / "a.ark", kv="int8", backend="onnxruntime")
     entries = list(Cache(own_cache).entries())
     assert {entry.kind for entry in entries} == {"graphs", "weights", "calibrations", "golden"}
     for number, entry in enumerate(entries):
         data = bytearray(entry.path.read_bytes())
         data[number * 997 % len(data)] ^= 16
         entry.path.write_bytes(data)
-    report = build(tiny, output=tmp_path / "b.ark", kv="int8")
+    report = build(tiny, output=tmp_path / "b.ark", kv="int8", backend="onnxruntime")
     assert report.reused == 0
     assert (tmp_path / "a.ark").read_bytes() == (tmp_path / "b.ark").read_bytes()
-    assert build(tiny, output=tmp_path / "b.ark", kv="int8").reused > 0
+    assert build(tiny, output=tmp_path / "b.ark", kv="int8", backend="onnxruntime").reused > 0
 
 
 @pytest.mark.usefixtures("traced")
@@ -144,11 +150,11 @@ def test_a_matrix_counts_as_reused_when_all_of_it_is(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ):
     monkeypatch.setattr(weights_module, "BLOCK", 1 << 14)
-    build(tiny, output=tmp_path / "a.ark")
+    build(tiny, output=tmp_path / "a.ark", backend="onnxruntime")
     entries = [e for e in Cache(own_cache).entries() if e.kind == "weights"]
     assert len(entries) > 2 * QUANTIZED
     entries[0].path.unlink()
-    second = build(tiny, output=tmp_path / "b.ark")
+    second = build(tiny, output=tmp_path / "b.ark", backend="onnxruntime")
     assert second.reused == QUANTIZED - 1
     assert (tmp_path / "a.ark").read_bytes() == (tmp_path / "b.ark").read_bytes()
 
@@ -158,7 +164,7 @@ def test_a_cache_that_cannot_be_used_costs_a_remark(
 ):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ARKINFER_CACHE", str(tmp_path / "file"))
-    report = build(tiny, output=tmp_path / "a.ark")
+    report = build(tiny, output=tmp_path / "a.ark", backend="onnxruntime")
     (note,) = report.notes
     assert note.startswith(f'There is no cache: "{tmp_path / "file"}" cannot be used: ')
 
@@ -168,4 +174,4 @@ def test_numbers_that_are_not_finite_are_not_kept(tiny: Path, tmp_path: Path, ow
     damage(tiny, 0x7FC0)  # not a number, in bf16
     for _ in range(2):
         with pytest.raises(CheckpointError, match="holds numbers that are not finite"):
-            build(tiny, output=tmp_path / "a.ark")
+            build(tiny, output=tmp_path / "a.ark", backend="onnxruntime")

@@ -76,7 +76,7 @@ def test_linears_keep_every_bit(case: str, tmp_path: Path) -> None:
     changes, parts, form, schemes = CASES[case]
     raw = preset("tiny", **SHAPE, **changes)
     folder = make_checkpoint(raw, 0, tmp_path / "model", format=form, ternary=parts)
-    report = build(folder, quant="ternary", output=tmp_path / "m.ark")
+    report = build(folder, quant="ternary", output=tmp_path / "m.ark", backend="onnxruntime")
     found = stored(report.path)
     assert len(found) == 5  # qkv, o, gate, up, down
     assert {matrix.scheme.name for matrix in found.values()} == schemes
@@ -112,8 +112,8 @@ def bitcpm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_nothing_need_be_said_of_a_ternary_checkpoint(bitcpm: Path, tmp_path: Path) -> None:
-    said = build(bitcpm, quant="ternary", output=tmp_path / "said.ark")
-    unsaid = build(bitcpm, output=tmp_path / "unsaid.ark")
+    said = build(bitcpm, quant="ternary", output=tmp_path / "said.ark", backend="onnxruntime")
+    unsaid = build(bitcpm, output=tmp_path / "unsaid.ark", backend="onnxruntime")
     assert unsaid.quant == "ternary"
     assert said.path.read_bytes() == unsaid.path.read_bytes()
     assert said.notes == ()
@@ -124,13 +124,13 @@ def test_nothing_need_be_said_of_a_ternary_checkpoint(bitcpm: Path, tmp_path: Pa
 
 
 def test_none_keeps_what_is_there(bitcpm: Path, tmp_path: Path) -> None:
-    report = build(bitcpm, quant="none", output=tmp_path / "m.ark")
+    report = build(bitcpm, quant="none", output=tmp_path / "m.ark", backend="onnxruntime")
     assert report.quant == "none"
     assert len(stored(report.path)) == 5
 
 
 def test_what_is_asked_for_is_done(bitcpm: Path, tmp_path: Path) -> None:
-    report = build(bitcpm, quant="int4", output=tmp_path / "m.ark")
+    report = build(bitcpm, quant="int4", output=tmp_path / "m.ark", backend="onnxruntime")
     assert report.quant == "int4"
     assert not stored(report.path)
 
@@ -138,7 +138,7 @@ def test_what_is_asked_for_is_done(bitcpm: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("quant", ["ternary", "none"])
 def test_the_file_answers_as_it_was_built_to(bitcpm: Path, tmp_path: Path, quant: str) -> None:
     """On ONNX Runtime, with golden vectors of the checkpoint's model."""
-    report = build(bitcpm, quant=quant, output=tmp_path / "m.ark")
+    report = build(bitcpm, quant=quant, output=tmp_path / "m.ark", backend="onnxruntime")
     found = {check.name: check.ok for check in checks(report.path, threads=1)}
     assert found.keys() >= {"reference", "values", "source"}
     assert False not in found.values()
@@ -146,8 +146,8 @@ def test_the_file_answers_as_it_was_built_to(bitcpm: Path, tmp_path: Path, quant
 
 @pytest.mark.parametrize("quant", ["ternary", None, "none"])
 def test_plans_agree(bitcpm: Path, tmp_path: Path, quant: str | None) -> None:
-    found = plan(bitcpm, quant=quant)
-    report = build(bitcpm, quant=quant, output=tmp_path / "m.ark")
+    found = plan(bitcpm, quant=quant, backend="onnxruntime")
+    report = build(bitcpm, quant=quant, output=tmp_path / "m.ark", backend="onnxruntime")
     assert found.quant == report.quant
     assert abs(found.artifact_bytes / report.size - 1) < 0.02
 
@@ -156,7 +156,7 @@ def test_plans_agree(bitcpm: Path, tmp_path: Path, quant: str | None) -> None:
 def test_the_half_billion_is_small(tmp_path: Path, embedding: str, most: int) -> None:
     """Without weights a plan reckons with a scale per row."""
     (tmp_path / "config.json").write_text(json.dumps(preset("minicpm4-0.5b")))
-    found = plan(tmp_path, quant="ternary", embedding=embedding)
+    found = plan(tmp_path, quant="ternary", embedding=embedding, backend="onnxruntime")
     assert 0.9 * most < found.artifact_bytes / 2**20 <= most
 
 
@@ -190,9 +190,9 @@ def test_one_number_decides(tmp_path: Path) -> None:
     name = "model.layers.0.mlp.down_proj.weight"
     changed(folder, name, 200, 0x4242)
     with pytest.raises(UnsupportedError, match=f"In {name}, row 200 holds 2 different magnitudes"):
-        build(folder, quant="ternary", output=tmp_path / "m.ark")
+        build(folder, quant="ternary", output=tmp_path / "m.ark", backend="onnxruntime")
     assert not (tmp_path / "m.ark").exists()
-    report: BuildReport = build(folder, output=tmp_path / "m.ark")
+    report: BuildReport = build(folder, output=tmp_path / "m.ark", backend="onnxruntime")
     assert (report.quant, report.notes) == ("int4", ())
 
 
@@ -201,4 +201,4 @@ def test_numbers_that_are_not_finite_are_named(tmp_path: Path, quant: str | None
     folder = make_checkpoint(preset("tiny", **SHAPE), 0, tmp_path / "model", ternary=1)
     changed(folder, "model.layers.0.mlp.up_proj.weight", 9, 0x7F80)
     with pytest.raises(CheckpointError, match=r"@model\.layers\.0\.mlp\.up_proj\.weight: .*finite"):
-        build(folder, quant=quant, output=tmp_path / "m.ark")
+        build(folder, quant=quant, output=tmp_path / "m.ark", backend="onnxruntime")

@@ -178,7 +178,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_artifact_tells_its_recipe(tiny: Path, tmp_path: Path):
     path = written(tmp_path)
-    report = build(tiny, recipe=path, output=tmp_path / "m.ark")
+    report = build(tiny, recipe=path, output=tmp_path / "m.ark", backend="onnxruntime")
     facts = {"name": "mine", "sha256": hashlib.sha256(WHOLE.encode()).hexdigest()}
     assert report.recipe == facts
     assert (report.context, report.kv, report.quant) == (96, "int8", "int4-gptq-g32")
@@ -186,7 +186,7 @@ def test_an_artifact_tells_its_recipe(tiny: Path, tmp_path: Path):
     with open_artifact(tmp_path / "m.ark") as artifact:
         assert artifact.manifest.get("recipe") == facts
         assert json.loads(artifact.read("report.json"))["recipe"] == facts
-    predicted = plan(tiny, recipe=path)
+    predicted = plan(tiny, recipe=path, backend="onnxruntime")
     assert predicted.recipe == facts
     assert predicted.artifact_bytes == pytest.approx(report.size, rel=0.05)
 
@@ -194,6 +194,6 @@ def test_an_artifact_tells_its_recipe(tiny: Path, tmp_path: Path):
 def test_a_recipes_gates_hold_a_build(tiny: Path, tmp_path: Path):
     path = written(tmp_path, WHOLE.replace("20_000_000", "1000"))
     with pytest.raises(GateError, match="above 1,000"):
-        build(tiny, recipe=path, output=tmp_path / "m.ark")
+        build(tiny, recipe=path, output=tmp_path / "m.ark", backend="onnxruntime")
     assert not (tmp_path / "m.ark").exists()
-    assert build(tiny, output=tmp_path / "n.ark").recipe is None
+    assert build(tiny, output=tmp_path / "n.ark", backend="reference").recipe is None

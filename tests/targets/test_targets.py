@@ -76,7 +76,7 @@ def test_the_documentation_lists_every_target() -> None:
 def test_cpu_is_this_machine() -> None:
     target = load_target("cpu")
     assert target.arch == platform.machine()
-    assert target.backends[0] == "onnxruntime"
+    assert target.backends == ("tvm", "onnxruntime", "reference")
 
 
 def test_an_unknown_target_offers_the_nearest() -> None:
