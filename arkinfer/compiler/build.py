@@ -201,7 +201,8 @@ def build(
         requantize, calib, no_cpu,
     )  # fmt: skip
     options = options_by(recipe, asked)
-    options.check_tools()
+    with out_of_memory(Path(output or model or "demo")):
+        options.check_tools()
     remove_stale()
     kept = Cache.open() if cache else Cache(None)
     stages = Stages(on_progress, kept.folder)

@@ -128,6 +128,12 @@ def taps_of(
 
 
 def _missing(error: ImportError) -> DeviceError:
+    if not isinstance(error, ModuleNotFoundError):
+        return DeviceError(
+            'The compiler of the backend "tvm" cannot run here',
+            f"TVM is installed and cannot be loaded: {error}",
+            'Install it again: pip install --force-reinstall "arkinfer[build]"',
+        )
     return DeviceError(
         'The compiler of the backend "tvm" cannot run here',
         f'The Python package "{(error.name or "tvm").partition(".")[0]}" is missing',

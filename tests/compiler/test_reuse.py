@@ -87,7 +87,8 @@ def test_a_repeated_build_needs_no_torch(tiny: Path, tmp_path: Path):
     build(tiny, output=tmp_path / "a.ark", backend="onnxruntime")
     script = (
         "import sys; sys.modules['torch'] = None; import arkinfer; "
-        f"arkinfer.build({str(tiny)!r}, output={str(tmp_path / 'b.ark')!r})"
+        f"arkinfer.build({str(tiny)!r}, output={str(tmp_path / 'b.ark')!r}, "
+        "backend='onnxruntime')"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
     assert (tmp_path / "a.ark").read_bytes() == (tmp_path / "b.ark").read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,14 @@ def test_no_compiler_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(DeviceError) as refusal:
         plan(tmp_path)
     assert str(refusal.value) == said
+
+
+def test_a_wheel_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the system does not have memory for it."""
+    monkeypatch.setitem(sys.modules, "arkinfer_tvm.build", types.ModuleType("empty"))
+    said = refused(tmp_path)
+    assert "TVM is installed and cannot be loaded: cannot import name" in said
+    assert said.endswith(f'pip install --force-reinstall "arkinfer[build]", {ANOTHER}')
 
 
 def test_a_processor_without_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
