@@ -6,7 +6,7 @@ Knows no weights and no backend.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from arkinfer import ir
 from arkinfer.compiler import activation_bits
@@ -56,16 +56,24 @@ def _writing(lowered: Sequence[Lowered], config: ModelConfig) -> float:
     """Tracing, and quantizing at the rate that a small matrix shows now."""
     rates: dict[Scheme, float] = {}
     seconds = (TRACE_SECONDS[0] + TRACE_SECONDS[1] * config.num_hidden_layers) * _slowness()
+    known = {name: w for each in lowered for name, w in each.module.weights.items()}
     for weight in used_weights([each.module for each in lowered]):
         count = rows_of(weight) * elements_per_row(weight)
-        rule = weight.source.rule if weight.source else ""
-        if isinstance(weight.type, ir.QuantizedType) and rule != "stored":
+        if isinstance(weight.type, ir.QuantizedType) and _is_rounded(weight, known):
             scheme = weight.type.scheme
             if scheme not in rates:
                 rates[scheme] = rounding_rate(scheme)
             seconds += count / rates[scheme]
         seconds += 2 * count / READ + nbytes(weight) / WRITE
     return seconds
+
+
+def _is_rounded(weight: ir.Weight, known: Mapping[str, ir.Weight]) -> bool:
+    """Whether a build quantizes a matrix, or a part of it; others come as they are to be."""
+    if weight.source is None:
+        return False
+    parts = (known[name] for name in weight.source.inputs)
+    return weight.source.rule == "rtn" or any(_is_rounded(part, known) for part in parts)
 
 
 def _passes(options: BuildOptions, config: ModelConfig, module: ir.Module) -> float:
