@@ -37,6 +37,11 @@ class Tolerance:
         )
 
 
+def widest(*tolerances: Tolerance) -> Tolerance:
+    """The one that allows the most."""
+    return max(tolerances, key=lambda tolerance: tolerance.relative)
+
+
 TORCH = Tolerance(1e-4, 1e-3, "both sides add in float32, in other orders")
 SAME = Tolerance(1e-5, 1e-4, "a rewrite computes the same from the same values, in float32")
 
@@ -57,7 +62,7 @@ def of_pass(before: Line | None, after: Line, rounded: str = "") -> Tolerance:
         return INT8_CACHE
     stored = {_dtype(line) for line in (before, after) if line is not None}
     if len(stored) > 1:
-        return max((_CASTS.get(dtype, SAME) for dtype in stored), key=lambda t: t.relative)
+        return widest(*(_CASTS.get(dtype, SAME) for dtype in stored))
     return SAME
 
 
@@ -171,12 +176,12 @@ def of_pair(ours: Line, theirs: Line, backend: str) -> Tolerance:
     if mine != its:
         both = [_quantized(scheme) for scheme in (_scheme(ours), _scheme(theirs)) if scheme]
         both += [_CASTS[d] for d in (_dtype(ours), _dtype(theirs)) if d in _CASTS]
-        tolerance = max([tolerance, *both], key=lambda t: t.relative)
+        tolerance = widest(tolerance, *both)
     if cache_scales(ours) != cache_scales(theirs):
         return INT8_CACHE
     forms = {cache_form(line) for line in (ours, theirs)}
     both = [ROUNDED[form] for form in forms if form in ROUNDED] if len(forms) > 1 else []
-    return max([tolerance, *both], key=lambda t: t.relative)
+    return widest(tolerance, *both)
 
 
 def _storage(line: Line) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ Aligned = Callable[..., Report]
         pytest.param({"quant": "int8", "embedding": "none", "dtype": "fp16"}, id="int8 fp16"),
         pytest.param({"quant": "int4-g32-asym", "context": 40, "chunk": 33}, id="int4 asym"),
         pytest.param({"quant": "int4-g32", "activations": "fp32"}, id="int4 fp32"),
+        pytest.param({"quant": "int4-g32", "backend": "tvm"}, id="int4 inside of tvm's kernels"),
     ],
 )
 def test_a_sound_file_is_aligned(
