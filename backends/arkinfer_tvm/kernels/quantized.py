@@ -13,7 +13,7 @@ from arkinfer_tvm.isa import Isa
 from arkinfer_tvm.kernels.common import Buffer, Expr, bind, constant, i64, load, prefetch, spread
 from arkinfer_tvm.layout import LANES, LINE, Stream
 
-_AHEAD = 8192
+_NEAR = 8192
 """Bytes: time for the memory to answer, and room in the smallest first cache."""
 
 
@@ -45,10 +45,12 @@ class Reader:
     def ask_ahead(self, record: Expr, number: Expr) -> None:
         """Asks for what lies a while behind line `number` of a record, lines counted as they lie.
 
-        To the first cache: measured on Zen 4, that is faster than the second, and so is 8 KiB
-        than any other distance from 2 to 24.
+        That is a record's codes at least: nearer lines would be asked for after they were read.
+        Where these are few, to the first cache: on Zen 4 that is faster, and slower for many.
         """
-        prefetch(self.weight, record + number * i64(LINE) + i64(_AHEAD), level=1)
+        near = self.stream.codes <= _NEAR
+        at = record + number * i64(LINE) + i64(_NEAR if near else self.stream.record)
+        prefetch(self.weight, at, level=1 if near else 2)
 
     def planes(self, line: Expr) -> list[Expr]:
         """The codes of a line, four inputs of each channel at a time: uint8x64."""
