@@ -165,6 +165,7 @@ class Manifest(TypedDict):
     kv_scales: NotRequired[str]
     calibration: NotRequired[CalibrationFacts]
     recipe: NotRequired[RecipeFacts]
+    tuned: NotRequired[str]
 
 
 def kv_scales(manifest: Manifest) -> str | None:

@@ -147,6 +147,7 @@ SCHEMA: Schema = {
             ),
             "calibration": _CALIBRATION,
             "recipe": _struct({"name": _text("the recipe it was built by"), "sha256": _SHA256}),
+            "tuned": _text("the processor that kernels were tuned on; absent: they were not"),
         },
     ),
 }

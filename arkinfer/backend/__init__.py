@@ -9,6 +9,7 @@ from arkinfer.backend.contract import (
     SectionWriter,
     Support,
     TargetChecker,
+    Tuner,
     Work,
 )
 from arkinfer.backend.registry import compiler, compilers
@@ -22,6 +23,7 @@ __all__ = [
     "SectionWriter",
     "Support",
     "TargetChecker",
+    "Tuner",
     "Work",
     "compiler",
     "compilers",

@@ -53,12 +53,14 @@ class Work:
         facts: all that determines the bytes, the code that makes them included.
         make: makes them.
         size: what a plan takes them for, in bytes.
+        verb: what making it is called.
     """
 
     name: str
     facts: tuple[str | int, ...]
     make: Callable[[], bytes]
     size: int
+    verb: str = "compiling"
 
 
 class SectionWriter(Protocol):
@@ -176,6 +178,22 @@ class CacheKeeper(Protocol):
 
         A build that is not told otherwise takes the first of them that no backend of the artifact
         refuses by `supports`. Without this, or where all are refused, caches are "f32".
+        """
+        ...
+
+
+@runtime_checkable
+class Tuner(Protocol):
+    """What a compiler may offer beyond `Compiler`: choices by measurement."""
+
+    def tuned(self, target: Target) -> Compiler:
+        """The same compiler, but it measures on this machine what it else takes from a model.
+
+        What it finds depends on the processor, and is made as `Work`: builds keep it, so that the
+        next one on such a processor measures nothing and has the same bytes.
+
+        Raises:
+            UsageError: this machine cannot run what is made for the target.
         """
         ...
 

@@ -29,6 +29,7 @@ from arkinfer.cli.options import (
     Requantize,
     Sections,
     Target,
+    Tune,
 )
 from arkinfer.cli.placed import placed
 from arkinfer.cli.teller import Teller
@@ -50,6 +51,7 @@ def build(
     chunk: Chunk = None,
     kv: Kv = None,
     activations: Activations = None,
+    tune: Tune = False,
     recipe: Recipe = None,
     requantize: Requantize = False,
     calib: Calib = None,
@@ -90,6 +92,7 @@ def build(
             activations=activations,
             requantize=requantize,
             no_cpu=no_cpu,
+            tune=tune,
             calib=text_options(calib, calib_samples, calib_tokens, calib_seed),
             recipe=recipe,
             offline=offline,
@@ -129,6 +132,8 @@ def _show(report: BuildReport) -> None:
     if report.activations:
         print(f"products  with activations in {by_backend(report.activations)}")
     quantized = sum(count for name, count in report.schemes.items() if name.startswith("int"))
+    if report.tuned is not None:
+        print(f"tuned     on {report.tuned}")
     if report.reused:
         print(f"reused    {report.reused} of {quantized} quantized matrices, from the cache")
     print(f"time      {sum(report.seconds.values()):.1f} s")

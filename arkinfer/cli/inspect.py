@@ -60,6 +60,7 @@ def describe(artifact: Artifact, *, entries: bool = False) -> dict[str, Any]:
         "kv": manifest.get("kv", "fp32"),
         "kv_scales": kv_scales(manifest),
         **({"recipe": manifest["recipe"]} if "recipe" in manifest else {}),
+        **({"tuned": manifest["tuned"]} if "tuned" in manifest else {}),
         "tokens": {
             **manifest["tokens"],
             "stop": [{"id": token, "text": texts.get(token)} for token in stop],
@@ -154,6 +155,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
         "quant": f"{facts['quant']}, the rest {facts['dtype']}",
         "target": facts["target"]["name"],
         **({"recipe": facts["recipe"]["name"]} if "recipe" in facts else {}),
+        **({"tuned": f"on {facts['tuned']}"} if "tuned" in facts else {}),
         "context": f"{facts['context']:,} tokens, cached in {by_backend(kept)}",
         "first token": "none" if tokens["bos"] is None else str(tokens["bos"]),
         "stops at": ", ".join(stop) or "nothing",

@@ -78,6 +78,9 @@ Requantize: TypeAlias = Annotated[
 NoCpu: TypeAlias = Annotated[
     bool, typer.Option("--no-cpu", help="Leave out the section for a board's own cores.")
 ]
+Tune: TypeAlias = Annotated[
+    bool, typer.Option("--tune", help="Measure on this machine which kernels are fastest.")
+]
 Dtype: TypeAlias = Annotated[
     str | None, typer.Option(help="fp32, fp16 or bf16, of what is not quantized.")
 ]

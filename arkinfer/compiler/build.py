@@ -79,6 +79,7 @@ class BuildReport:
         raised: layers that are in 8 bits so that the gates hold.
         calibration: method and text of a calibrated quantization; None: there was none.
         recipe: name and SHA-256 of the recipe; None: there was none.
+        tuned: the processor that kernels were tuned on; None: they were not.
         seconds: how long each stage took.
         reused: quantized matrices that came from the cache as a whole.
         notes: sentences about this run: an earlier build that was killed, a cache that is off.
@@ -109,6 +110,7 @@ class BuildReport:
     raised: tuple[str, ...] = ()
     calibration: dict[str, str | int] | None = None
     recipe: dict[str, str] | None = None
+    tuned: str | None = None
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     requantized: tuple[str, ...] = ()
     reused: int = 0
@@ -137,6 +139,7 @@ def build(
     gates: Gates | None = None,
     calib: TextOptions | None = None,
     no_cpu: bool = False,
+    tune: bool = False,
     recipe: str | Path | None = None,
     offline: bool = False,
     confirm: Callable[[str, int], bool] | None = None,
@@ -176,6 +179,8 @@ def build(
         calib: the text that calibrated methods look at; None: 128 sequences of 512 tokens at most,
             out of a small built-in one.
         no_cpu: leave out the section for the target's own cores.
+        tune: measure on this machine, which the target is for, how kernels are fastest; the same
+            numbers come out of them.
         recipe: a name of `arkinfer.recipes` or a TOML file, whose choices stand wherever an
             argument is None; with a `quant` given, its embedding and overrides fall away, too.
         offline: use no network, only what the hub cache has.
@@ -198,7 +203,7 @@ def build(
 
     asked = Asked(
         target, quant, backend, embedding, dtype, context, chunk, kv, activations, overrides,
-        requantize, calib, no_cpu,
+        requantize, calib, no_cpu, tune,
     )  # fmt: skip
     options = options_by(recipe, asked)
     with out_of_memory(Path(output or model or "demo")):
@@ -350,6 +355,7 @@ def _report(
         raised=raised,
         calibration=prepared.calibration or None,
         recipe=None if options.recipe is None else options.recipe.facts(),
+        tuned=options.tuned,
     )
 
 
@@ -374,6 +380,7 @@ def _manifest(checkpoint: Checkpoint, prepared: Prepared) -> dict[str, Any]:
         **({"calibration": prepared.calibration} if prepared.calibration else {}),
         "target": {"name": options.target.name},
         **({} if options.recipe is None else {"recipe": options.recipe.facts()}),
+        **({} if options.tuned is None else {"tuned": options.tuned}),
         "tokens": token_facts(
             checkpoint.raw_config,
             checkpoint.generation,

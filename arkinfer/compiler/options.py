@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from arkinfer.backend import Compiler, TargetChecker, compiler
+from arkinfer.backend import Compiler, TargetChecker, Tuner, compiler, compilers
 from arkinfer.compiler.calibration.estimate import calibration_memory
 from arkinfer.compiler.calibration.linears import schemes_for
 from arkinfer.compiler.calibration.text import TextOptions
 from arkinfer.compiler.requantize import Again, requantized
 from arkinfer.errors import DeviceError, UsageError, nearest
+from arkinfer.machine.procfs import processor
 from arkinfer.models.config import ModelConfig
 from arkinfer.packing import Scheme
 from arkinfer.passes.quantize_cache import CHANNEL
@@ -68,6 +69,7 @@ class Asked:
     requantize: bool = False
     calib: TextOptions | None = None
     no_cpu: bool = False
+    tune: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ class BuildOptions:
     """The backend for the target's own cores, if its section was not asked for by name."""
     needy: frozenset[str] | None = None
     """Matrices that are known to need more bits of their input; None: a build measures it."""
+    tuned: str | None = None
+    """The processor that compilers measure on, which is this machine's; None: none measures."""
 
     @classmethod
     def make(cls, asked: Asked) -> BuildOptions:
@@ -129,8 +133,10 @@ class BuildOptions:
         for what, number in (("context", asked.context), ("chunk", asked.chunk)):
             if number is not None and number < 1:
                 raise UsageError(f"The {what} cannot be {number} tokens", "", "Give at least 1")
-        compilers = tuple(compiler(name) for name in names)
-        _check_activations(asked.activations, compilers)
+        chosen = tuple(compiler(name) for name in names)
+        if asked.tune:
+            chosen = _tuning(chosen, machine)
+        _check_activations(asked.activations, chosen)
         own = tuple(
             (pattern, parse_linear(name)) for pattern, name in (asked.overrides or {}).items()
         )
@@ -142,9 +148,10 @@ class BuildOptions:
                 "with a group, such as int4-gptq-g128",
             )
         return cls(
-            machine, spec, compilers, asked.dtype, asked.context, asked.chunk or CHUNK, kv,
+            machine, spec, chosen, asked.dtype, asked.context, asked.chunk or CHUNK, kv,
             asked.activations, asked.quant, asked.embedding, own, asked.requantize,
             asked.calib or TextOptions(), beside=beside,
+            tuned=processor() if asked.tune else None,
         )  # fmt: skip
 
     def check_tools(self) -> None:
@@ -313,6 +320,19 @@ def _backends(asked: Asked, target: Target) -> tuple[tuple[str, ...], str]:
         return (asked.backend,) if isinstance(asked.backend, str) else asked.backend, ""
     beside = "" if asked.no_cpu else target.cpu
     return target.backends[:1] + ((beside,) if beside else ()), beside
+
+
+def _tuning(chosen: Sequence[Compiler], target: Target) -> tuple[Compiler, ...]:
+    """The same compilers; those that can choose by measuring do so."""
+    if not any(isinstance(each, Tuner) for each in chosen):
+        known = [name for name in target.backends if name in compilers()]
+        able = [name for name in known if isinstance(compiler(name), Tuner)]
+        raise UsageError(
+            f"{' and '.join(each.name for each in chosen)} cannot be tuned",
+            "It leaves nothing to choose by measuring",
+            "Leave --tune out" + "".join(f", or build with --backend {name}" for name in able[:1]),
+        )
+    return tuple(each.tuned(target) if isinstance(each, Tuner) else each for each in chosen)
 
 
 def activations_name(kind: str) -> str:

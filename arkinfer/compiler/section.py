@@ -33,7 +33,7 @@ class SectionWriter:
         on_bytes: told how many bytes of weights were written, as they are.
         on_weight: told which weight is next.
         cache: keeps what works make.
-        on_work: told which work is next, and how many of how many are done.
+        on_work: told what is made next, and how many of how many are done.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class SectionWriter:
     def made(self, works: Sequence[Work]) -> list[bytes]:
         found: list[bytes] = []
         for done, work in enumerate(works):
-            self._on_work(work.name, done, len(works))
+            self._on_work(f"{work.verb} {work.name}", done, len(works))
             key = key_of("works", self._backend, *work.facts)
             kept = self._cache.get(key)
             if kept is None:

@@ -57,12 +57,9 @@ def write_sections(
             number = numbers.get(weight.name, 0)
             stages.doing(f"{verb} {weight.name} (weight {number} of {len(numbers)})")
 
-        def works(name: str, done: int, total: int) -> None:
-            stages.step(f"compiling {name}", done, total)
-
         cache.keep_free(total)
         store = WeightStore(lowered.module.weights, prepared.leaves, quantize)
         name = lowered.compiler.name
-        writer = SectionWriter(name, artifact, store, written, begun, cache, works)
+        writer = SectionWriter(name, artifact, store, written, begun, cache, stages.step)
         lowered.compiler.compile(lowered.module, prepared.options.target, writer)
         writer.finish(lowered.activations, lowered.caches(prepared.options.target))

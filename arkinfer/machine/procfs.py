@@ -5,6 +5,7 @@ Layouts: proc(5), sysfs of cpufreq, thermal, hwmon and devfreq, cgroups(7) versi
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import subprocess
@@ -203,6 +204,11 @@ def cpu_model(info: dict[str, str]) -> str | None:
         return info["model name"]
     key = f"{info.get('CPU implementer')} {info.get('CPU part')}"
     return _ARM.get(key, f"Arm part {key}") if "None" not in key else None
+
+
+def processor() -> str:
+    """The model of the processor here, for people; where the system does not say, its kind."""
+    return cpu_model(System(Path("/")).fields("proc/cpuinfo")) or platform.machine()
 
 
 def physical_cores(system: System) -> int | None:

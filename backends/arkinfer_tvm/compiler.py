@@ -12,7 +12,7 @@ from typing import Any
 from arkinfer import ir
 from arkinfer.artifact import SECTION_IR
 from arkinfer.backend.contract import SectionWriter, Support
-from arkinfer.errors import DeviceError, UnsupportedError
+from arkinfer.errors import DeviceError, UnsupportedError, UsageError
 from arkinfer.runtime.drafts import MOST
 from arkinfer.targets import Target
 from arkinfer_tvm.cpu import ISAS, cpu_flags, isas_for
@@ -35,6 +35,9 @@ class TvmCompiler:
     legalizations: tuple[str, ...] = ()
     activations: tuple[str, ...] = ("i8", "i16", "f32")
 
+    def __init__(self, tunes: bool = False) -> None:
+        self._tunes = tunes
+
     def supports(self, node: ir.Node, target: Target) -> Support:
         return supports(node, target)
 
@@ -51,11 +54,25 @@ class TvmCompiler:
         isas_of(target)
         check_c_compiler(target.arch)
 
+    def tuned(self, target: Target) -> TvmCompiler:
+        """See `arkinfer.backend.contract.Tuner`: which tiles products have. Of several libraries,
+        that one is tuned which this processor would run."""
+        if not _here(target):
+            raise UsageError(
+                f"Kernels for {target.name} cannot be tuned here",
+                f"They are for {' or '.join(isas_of(target))}, which this processor does not have, "
+                "and tuning is running them",
+                "Build with --tune on such a machine, or leave --tune out",
+            )
+        return TvmCompiler(tunes=True)
+
     def compile(self, module: ir.Module, target: Target, out: SectionWriter) -> None:
         """Writes the library, the program and what the executor checks before it runs them."""
         try:  # imported here, because supports() does without the compiler wheel
+            from arkinfer_tvm.kernels import Kernel
             from arkinfer_tvm.lower import KernelTable, Lowering
             from arkinfer_tvm.stored import Stored
+            from arkinfer_tvm.tune import measured
             from arkinfer_tvm.works import library_works
         except ImportError as error:
             raise _missing(error) from error
@@ -77,8 +94,10 @@ class TvmCompiler:
         ]
         programs = [lowering.program() for lowering in lowerings]
         variants: list[dict[str, Any]] = []
-        isas = isas_of(target)
-        for isa, made in zip(isas, out.made(library_works(table.names, isas)), strict=True):
+        names: dict[str, dict[Kernel, str]] = dict.fromkeys(isas_of(target), table.names)
+        if self._tunes:
+            names[_here(target)] = measured(table.names, _here(target), out.made)
+        for isa, made in zip(names, out.made(library_works(names)), strict=True):
             library = out.file(LIBRARY.format(isa), made)
             flags = list(ISAS[target.arch][isa])
             variants.append({"isa": isa, "library": library, "flags": flags})
@@ -157,6 +176,12 @@ def isas_of(target: Target) -> list[str]:
             f"This processor lacks: {', '.join(missing)}",
         )
     return found or list(known)[:1]
+
+
+def _here(target: Target) -> str:
+    """The best of a target's instruction sets that this processor has; "": it has none of them."""
+    flags, known = cpu_flags(), ISAS[target.arch]
+    return next((isa for isa in reversed(isas_of(target)) if flags.issuperset(known[isa])), "")
 
 
 def _check(module: ir.Module, function: ir.Function, target: Target) -> dict[str, str]:

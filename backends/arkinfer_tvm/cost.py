@@ -87,8 +87,9 @@ def few_blocks(isa: Isa, stream: Stream, rows: int) -> int:
 def candidates(isa: Isa, stream: Stream, most: int, digits: int = 1) -> list[Tiling]:
     """Tilings that are worth measuring for products of at most so many rows, the model's first.
 
-    They differ where it matters for such a product: in the tile of as many rows as it has, if
-    these are few, else in the tile of many rows.
+    They differ where it matters for such a product, in the tile of as many rows as it has, if
+    these are few, else in the tile of many rows: half as many rows or blocks, twice as many, or
+    both.
     """
     first = tiling(isa, stream)
     others: Iterable[Tiling]
@@ -98,13 +99,13 @@ def candidates(isa: Isa, stream: Stream, most: int, digits: int = 1) -> list[Til
         others = (
             replace(first, few=(*first.few[:place], blocks, *first.few[place + 1 :]))
             for blocks in _divisors(stream)
+            if blocks in (first.few[place] // 2, first.few[place] * 2)
         )
     else:
-        others = (  # with at least half as many sums
-            replace(first, rows=rows, blocks=blocks)
-            for rows, blocks in _tiles(isa, stream)
-            if 2 * rows * blocks >= first.rows * first.blocks
-        )
+        steps = ((1, 2), (2, 1), (4, 1), (1, 4), (4, 2), (2, 4), (4, 4), (1, 1))
+        near = [(first.rows * r // 2, first.blocks * b // 2) for r, b in steps]
+        tiles = [tile for tile in near if tile in _tiles(isa, stream)]
+        others = (replace(first, rows=rows, blocks=blocks) for rows, blocks in tiles)
     return [first, *(other for other in others if other != first)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,28 +21,32 @@ LAUNCHER, TYPICAL = 20_000, 6_000
 products and attention have 5,000 to 20,000, others 1,000."""
 
 
-def library_works(names: Mapping[Kernel, str], isas: Sequence[str]) -> list[Work]:
+def library_works(names: Mapping[str, Mapping[Kernel, str]]) -> list[Work]:
     """A library for each instruction set, which are of one architecture.
 
     Args:
-        names: the kernels, and what each is exported as. A kernel's repr has all that it is made
-            for: it is a dataclass, and so are its fields.
-        isas: the instruction sets.
+        names: by instruction set the kernels, and what each is exported as.
     """
-    described = "\n".join(f"{name} {kernel!r}" for kernel, name in names.items())
-    tools = _tools(ISAS[isas[0]].arch)
-    size = LAUNCHER + TYPICAL * len(names)
+    found = tools(ISAS[next(iter(names))].arch)
     return [
-        Work(f"kernels for {isa}", (described, isa, *tools), _maker(names, isa), size)
-        for isa in isas
-    ]
+        Work(
+            f"kernels for {isa}", (_described(own), isa, *found), _maker(own, isa),
+            LAUNCHER + TYPICAL * len(own),
+        )
+        for isa, own in names.items()
+    ]  # fmt: skip
+
+
+def _described(names: Mapping[Kernel, str]) -> str:
+    """A kernel's repr has all that it is made for: it is a dataclass, and so are its fields."""
+    return "\n".join(f"{name} {kernel!r}" for kernel, name in names.items())
 
 
 def _maker(names: Mapping[Kernel, str], isa: str) -> Callable[[], bytes]:
     return lambda: build_library(names, isa)
 
 
-def _tools(arch: str) -> tuple[str, ...]:
+def tools(arch: str) -> tuple[str, ...]:
     """What turns kernels into a library: our code, TVM, LLVM, C compiler and linker."""
     llvm = tvm.get_global_func("target.llvm_version_major")()
     found = find_c_compiler(arch)
