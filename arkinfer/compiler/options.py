@@ -329,7 +329,7 @@ def _tuning(chosen: Sequence[Compiler], target: Target) -> tuple[Compiler, ...]:
         able = [name for name in known if isinstance(compiler(name), Tuner)]
         raise UsageError(
             f"{' and '.join(each.name for each in chosen)} cannot be tuned",
-            "It leaves nothing to choose by measuring",
+            "No kernel there is chosen by measuring",
             "Leave --tune out" + "".join(f", or build with --backend {name}" for name in able[:1]),
         )
     return tuple(each.tuned(target) if isinstance(each, Tuner) else each for each in chosen)

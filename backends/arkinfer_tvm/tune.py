@@ -35,7 +35,7 @@ MARGIN = 0.02
 """What another tiling must save to be taken, as a part of the time of the model's."""
 ROUNDS = 15
 _SLABS = 8
-"""Of the matrices that are measured: a slab takes as long in a larger one."""
+"""Of the matrices that are measured: a slab takes as long in any other one."""
 _COLD, _WARM = 96 << 20, 4 << 20
 """Bytes of the matrices that take turns: few rows read each of them from memory."""
 
@@ -78,9 +78,8 @@ def choice(times: Sequence[Sequence[int]]) -> int:
 def _alike(kernel: QuantLinear) -> QuantLinear:
     """What is measured in place of a kernel: neither how many channels a matrix has nor what is
     done with sums changes which tiles are best."""
-    stream = kernel.stream
-    rows = min(stream.rows, _SLABS * stream.channels)
-    return replace(kernel, stream=replace(stream, rows=rows), finish=Finish())
+    stream = replace(kernel.stream, rows=_SLABS * kernel.stream.channels)
+    return replace(kernel, stream=stream, finish=Finish())
 
 
 def _work(kernel: QuantLinear, isa: str) -> Work:
