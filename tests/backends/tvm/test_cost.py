@@ -71,7 +71,7 @@ def test_every_candidate_can_be_built(
     matrix = Stream.of(scheme, (rows, columns), known.arch)
     found = candidates(known, matrix, most * digits, digits)
     assert found[0] == tiling(known, matrix)
-    assert len(set(found)) == len(found) <= 12
+    assert len(set(found)) == len(found) <= 9
     for each in found:
         assert each.rows in SIZES
         assert each.blocks <= MOST_BLOCKS
@@ -83,8 +83,8 @@ def test_every_candidate_can_be_built(
 
 def test_candidates_differ_where_the_product_is() -> None:
     isa, matrix = ISAS["x86-64-v4-vnni"], stream("int4-g128")
-    assert [each.few[0] for each in candidates(isa, matrix, 1)] == [8, 1, 2, 4]
-    assert [each.few[3] for each in candidates(isa, matrix, 8)] == [2, 1, 4, 8]
+    assert [each.few[0] for each in candidates(isa, matrix, 1)] == [8, 4]
+    assert [each.few[3] for each in candidates(isa, matrix, 8)] == [2, 1, 4]
     many = [(each.rows, each.blocks) for each in candidates(isa, matrix, 128)]
     assert many[0] == (4, 4)
-    assert {(8, 2), (8, 1), (4, 2), (2, 4)} < set(many)
+    assert set(many[1:]) == {(2, 4), (4, 2), (8, 2), (2, 2)}
