@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any, TypeAlias
@@ -102,7 +102,7 @@ def _fastest(kernel: QuantLinear, isa: str) -> bytes:
 
 def _parse(data: bytes) -> Tiling | None:
     facts = json.loads(data)
-    return None if facts is None else Tiling(**{**facts, "few": tuple(facts["few"])})
+    return None if facts is None else Tiling(facts["rows"], facts["blocks"], tuple(facts["few"]))
 
 
 def measure(
@@ -119,7 +119,7 @@ def measure(
 
 
 @contextmanager
-def _runs(kernels: Sequence[QuantLinear], isa: str) -> Iterator[list[Callable[[], None]]]:
+def _runs(kernels: Sequence[QuantLinear], isa: str) -> Generator[list[Callable[[], None]]]:
     """What runs each of some kernels, which differ in nothing but tiles, on the same memory."""
     names: dict[Kernel, str] = {kernel: f"tried_{i}" for i, kernel in enumerate(kernels)}
     stream, rows = kernels[0].stream, kernels[0].most // kernels[0].digits
