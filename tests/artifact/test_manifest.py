@@ -41,6 +41,7 @@ MANIFEST: dict[str, Any] = {
         "tokens_sha256": "1" * 64,
     },
     "recipe": {"name": "minicpm4-8b/cpu", "sha256": "0" * 64},
+    "tuned": "A processor",
 }
 
 
