@@ -21,7 +21,7 @@ from arkinfer.align.follow import Follow
 from arkinfer.align.report import Finding
 from arkinfer.align.snapshot import Line, Partner, Snapshot, partners
 from arkinfer.align.stored import parsed
-from arkinfer.align.tolerance import cache_scales, of_pair
+from arkinfer.align.tolerance import Tolerance, cache_scales, carried, of_pair
 from arkinfer.artifact import Artifact, Section
 from arkinfer.artifact.manifest import kv_scales
 from arkinfer.backend import compiler
@@ -117,7 +117,8 @@ def _next(
 def compare_sides(ours: Side, theirs: Side) -> Iterator[Finding]:
     """What our graph and weights make of the other's operands, beside what the other has.
 
-    `end_to_end` is how far the two executables are apart at that value.
+    `end_to_end` is how far the two executables are apart at that value. What the other computes
+    inside of a kernel only is allowed what it may cost where it comes out.
     """
     pairs = _Pairs.of(ours, theirs)
     graph = ours.executed.graph
@@ -127,15 +128,19 @@ def compare_sides(ours: Side, theirs: Side) -> Iterator[Finding]:
         shown = pairs.values(other)
         given = {**ours.executed.inputs(step, caches), **shown}
         follow = Follow(graph, given, ours.executed.store, step.symbols)
+        inside: dict[Value, Tolerance] = {}
         for index, (line, computed) in enumerate(follow.run()):
+            hidden = [inside[operand] for operand in line.values if operand in inside]
             for value, array in zip(line.results, computed, strict=True):
+                twin = pairs.lines.get(value, line)
+                tolerance = carried(of_pair(line, twin, theirs.executed.backend), hidden)
                 if value not in shown:
+                    inside[value] = tolerance
                     continue
                 mine = step.shown.get(graph.names[value])
-                twin = pairs.lines[value]
                 yield Finding(
                     line.text, line.op, line.loc, index / last, compare(array, shown[value]),
-                    of_pair(line, twin, theirs.executed.backend),
+                    tolerance,
                     None if mine is None else relative_error(mine, shown[value]),
                     what=f"there: {twin.text}",
                     step=step.name,

@@ -18,7 +18,7 @@ from arkinfer.align.compare import compare, relative_error
 from arkinfer.align.follow import Follow
 from arkinfer.align.report import Finding
 from arkinfer.align.snapshot import Snapshot
-from arkinfer.align.tolerance import Tolerance, of_backend, widest
+from arkinfer.align.tolerance import Tolerance, carried, of_backend
 from arkinfer.errors import UnsupportedError
 from arkinfer.ir import CacheType, Value
 from arkinfer.ir.types import evaluate
@@ -119,7 +119,7 @@ class Executed:
             inside: dict[Value, Tolerance] = {}
             for index, (line, computed) in enumerate(follow.run()):
                 hidden = [inside[v] for v in line.values if v in inside]
-                tolerance = widest(of_backend(self.backend, line), *hidden)
+                tolerance = carried(of_backend(self.backend, line), hidden)
                 for value, expected in zip(line.results, computed, strict=True):
                     if value not in shown:
                         inside[value] = tolerance

@@ -5,6 +5,7 @@ Knows ops and schemes by name, and no stage.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from arkinfer.align.compare import Difference
@@ -40,6 +41,18 @@ class Tolerance:
 def widest(*tolerances: Tolerance) -> Tolerance:
     """The one that allows the most."""
     return max(tolerances, key=lambda tolerance: tolerance.relative)
+
+
+def carried(own: Tolerance, inside: Sequence[Tolerance]) -> Tolerance:
+    """For what comes out of a kernel that computes some operands of an op itself: errors add up.
+
+    Args:
+        own: of the op.
+        inside: of those operands.
+    """
+    every = (own, *inside)
+    relative, channel = sum(t.relative for t in every), sum(t.channel for t in every)
+    return Tolerance(relative, channel, widest(*every).why) if inside else own
 
 
 TORCH = Tolerance(1e-4, 1e-3, "both sides add in float32, in other orders")

@@ -79,6 +79,19 @@ def test_two_backends_of_a_file(int4: Path, aligned: Aligned):
     assert 1e-3 < last.summed < 0.2
 
 
+def test_products_inside_of_kernels(checkpoint: Path, tmp_path: Path, aligned: Aligned):
+    """The sum, or the gate, is what both show of a product that one of them has rounded."""
+    paths = {quant: tmp_path / f"{quant}.ark" for quant in ("int4-g32", "none")}
+    for quant, path in paths.items():
+        build(checkpoint, quant=quant, backend="tvm", chunk=40, output=path)
+    with open_artifact(paths["none"]) as artifact:
+        report = aligned(paths["int4-g32"], against=(artifact, "tvm"))
+    assert report.aligned, [stage.failures for stage in report.stages]
+    gates = [f for f in report.stages[-1].findings if f.op == "nn.silu_mul"]
+    products = [f for f in report.stages[-1].findings if f.op == "quant.linear"]
+    assert gates[0].tolerance.relative > 2 * products[0].tolerance.relative
+
+
 def test_int8_caches_of_two_kinds(checkpoint: Path, tmp_path: Path, aligned: Aligned):
     """Codes are compared where scales are of one kind; what attention makes of them, always."""
     one, other = tmp_path / "token.ark", tmp_path / "channel.ark"
