@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from tvm import tirx
 from tvm.script.ir_builder import tirx as build
 
 from arkinfer_tvm.isa import Isa
-from arkinfer_tvm.kernels.attention_tile import TOKEN, Tile, in_pairs
+from arkinfer_tvm.kernels.attention_tile import MASKED, TOKEN, Tile, in_pairs
 from arkinfer_tvm.kernels.common import (
     Buffer,
     Expr,
@@ -71,16 +72,32 @@ class CodeTile(Tile):
         offset = horizontal_sum(load(total, 0, VECTOR), VECTOR) * constant(-128.0)
         store(self.i32, self.at["offsets"] + row, build.cast(offset, "int32"))
 
-    def expect(self, greatest: Expr, scales: list[Expr]) -> None:
-        """The step between whole numbers of each row, from the most that a weight can be."""
-        most = self.isa.exp2(greatest, self.reading.exp2)
+    def expect(self, greatest: Expr, scales: list[Expr], fewest: Expr) -> None:
+        """The step between whole numbers of each row, from the most that a weight can be.
+
+        By the scales of what the row sees: those of later tokens must not change a bit.
+        """
+        most, steps = self.isa.exp2(greatest, self.reading.exp2), self.at["weight steps"]
         if scales:
             largest = horizontal_max(in_pairs(build.max, scales), VECTOR)
-            most = most * spread(largest, VECTOR)
+            store(self.f32, steps, spread(largest, VECTOR), VECTOR)
+            with build.If(fewest < i64(BLOCK)), build.Then(), loop(self.kernel.group) as j:
+                at = bind(self.at["scores"] + j * i64(BLOCK))
+                store(self.f32, steps + j, self._largest_seen(at, scales))
+            most = most * load(self.f32, steps, VECTOR)
         most = bind(build.max(most, constant(_LEAST, VECTOR)))
         whole = constant(_MOST_WEIGHT, VECTOR)
-        store(self.f32, self.at["weight steps"], most / whole, VECTOR)
+        store(self.f32, steps, most / whole, VECTOR)
         store(self.f32, self.at["weight factors"], whole / most, VECTOR)
+
+    def _largest_seen(self, at: Expr, scales: list[Expr]) -> Expr:
+        """Of the scales of a block, beside the scores of a row."""
+        hidden, nothing = constant(MASKED / 2, VECTOR), constant(0.0, VECTOR)
+        seen = [
+            tirx.Select(load(self.f32, at + i64(c * VECTOR), VECTOR) > hidden, scale, nothing)
+            for c, scale in enumerate(scales)
+        ]
+        return horizontal_max(in_pairs(build.max, seen), VECTOR)
 
     def keep_weights(self, j: Expr, weights: list[Expr]) -> None:
         """Two planes of bytes.

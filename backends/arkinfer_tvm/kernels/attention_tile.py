@@ -162,7 +162,7 @@ class Tile:
             self.scores(base, group, most)
             with build.If(fewest < i64(BLOCK)), build.Then():
                 self._mask(group, before)
-            self._weigh(base, most, group)
+            self._weigh(base, fewest, most, group)
             self.mix(base, group, most)
 
     def _seen(self, row: Expr) -> Expr:
@@ -257,7 +257,7 @@ class Tile:
                 masked = tirx.Select(allowed, score, constant(MASKED, VECTOR))
                 store(self.f32, at, masked, VECTOR)
 
-    def _weigh(self, base: Expr, most: Expr, group: Expr) -> None:
+    def _weigh(self, base: Expr, fewest: Expr, most: Expr, group: Expr) -> None:
         """Scores become weights relative to the greatest so far, and older sums fade."""
         kernel, isa, vectors = self.kernel, self.isa, range(BLOCK // VECTOR)
         greatest = bind(self.at["greatest"] + group * i64(VECTOR))
@@ -272,7 +272,7 @@ class Tile:
         store(self.f32, self.at["fade"], isa.exp2(before - fresh), VECTOR)
         store(self.f32, greatest, fresh, VECTOR)
         scales = self._seen_scales(base, most) if kernel.scales == TOKEN else []
-        self.expect(here - fresh, scales)
+        self.expect(here - fresh, scales, fewest)
         with loop(kernel.group) as j:
             at = bind(self.at["scores"] + j * i64(BLOCK))
             top = bind(spread(load(self.f32, self.at["fresh"] + j), VECTOR))
@@ -299,8 +299,8 @@ class Tile:
             scales.append(bind(tirx.Select(lane < end, scale, constant(0.0, VECTOR))))
         return scales
 
-    def expect(self, greatest: Expr, scales: list[Expr]) -> None:
-        """Before weights of a block: log2 of each row's greatest, what they are scaled by."""
+    def expect(self, greatest: Expr, scales: list[Expr], fewest: Expr) -> None:
+        """Before a block's weights: log2 of each row's greatest, scales, and what all rows see."""
 
     def keep_weights(self, j: Expr, weights: list[Expr]) -> None:
         """The weights of a block's tokens for row j of a group, as factors of values."""
