@@ -44,15 +44,17 @@ def widest(*tolerances: Tolerance) -> Tolerance:
 
 
 def carried(own: Tolerance, inside: Sequence[Tolerance]) -> Tolerance:
-    """For what comes out of a kernel that computes some operands of an op itself: errors add up.
+    """For what comes out of a kernel that computes some operands of an op itself: their errors add
+    up, those that are larger than the op's.
 
     Args:
         own: of the op.
         inside: of those operands.
     """
-    every = (own, *inside)
+    larger = [each for each in inside if each.relative > own.relative]
+    every = (own, *larger)
     relative, channel = sum(t.relative for t in every), sum(t.channel for t in every)
-    return Tolerance(relative, channel, widest(*every).why) if inside else own
+    return Tolerance(relative, channel, widest(*every).why) if larger else own
 
 
 TORCH = Tolerance(1e-4, 1e-3, "both sides add in float32, in other orders")
