@@ -93,7 +93,7 @@ def test_a_kernel_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert asked == names
     assert made[0] == made[1]
     assert list(read_kernels(kernels_file(87, made[0]))) == names
-    assert told == 2 * [(name, done, len(names)) for done, name in enumerate(names)]
+    assert told == 2 * [(f"compiling {name}", done, len(names)) for done, name in enumerate(names)]
 
 
 def test_a_plan_compiles_none(monkeypatch: pytest.MonkeyPatch) -> None:
