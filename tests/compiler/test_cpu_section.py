@@ -67,7 +67,9 @@ def test_the_boards_cores_answer_as_this_machines(checkpoint: Path, tmp_path: Pa
     """The section is the one of a build for cores alone."""
     answers: list[list[float]] = []
     for target in ("jetson-orin", "cpu"):
-        path = build(checkpoint, target, "int4-g128", tmp_path / f"{target}.ark", context=64).path
+        path = tmp_path / f"{target}.ark"
+        backends = None if target == "jetson-orin" else "onnxruntime"
+        build(checkpoint, target, "int4-g128", path, context=64, backend=backends)
         with arkinfer.load(path, backend="onnxruntime", threads=1) as engine:
             answers.append(engine.logits([1, 5, 9, 3]).ravel().tolist())
     assert answers[0] == answers[1]
@@ -87,7 +89,7 @@ def test_every_op_is_placed_and_said(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_slow_is_counted(checkpoint: Path) -> None:
-    found = plan(checkpoint, "cpu", "int4", context=64, activations="fp32")
+    found = plan(checkpoint, "cpu", "int4", context=64, activations="fp32", backend="onnxruntime")
     linears = found.placement["onnxruntime"]["quant.linear"]
     assert (linears["fast"], linears["slow"] > 0) == (0, True)
     assert found.slow

@@ -135,7 +135,8 @@ def test_newer_code_makes_everything_anew(
 def test_damaged_entries_are_made_anew(tiny: Path, tmp_path: Path, own_cache: Path):
     build(tiny, output=tmp_path / "a.ark", kv="int8", backend="onnxruntime")
     entries = list(Cache(own_cache).entries())
-    assert {entry.kind for entry in entries} == {"graphs", "weights", "calibrations", "golden"}
+    kinds = {"graphs", "weights", "calibrations", "golden", "quality"}
+    assert {entry.kind for entry in entries} == kinds
     for number, entry in enumerate(entries):
         data = bytearray(entry.path.read_bytes())
         data[number * 997 % len(data)] ^= 16
