@@ -33,6 +33,7 @@ from arkinfer.cli.options import (
 )
 from arkinfer.cli.placed import placed
 from arkinfer.cli.teller import Teller
+from arkinfer.errors import ArkError
 
 if TYPE_CHECKING:
     from arkinfer.compiler.build import BuildReport
@@ -148,9 +149,25 @@ def _next(report: BuildReport) -> str:
     from arkinfer.runtime.registry import device_of, executors
 
     if device_of(report.backends[0]) == "gpu":
-        here = any(device_of(name) == "cpu" for name in report.backends)
+        here = _cores_run(report.path)
         also = f'; here: arkinfer run {report.path} "…" --device cpu' if here else ""
         return f"on its device: arkinfer prepare {report.path}{also}"
     if report.backends[0] in executors():
         return f'arkinfer run {report.path} "…"'
     return f"arkinfer inspect {report.path} ({report.backends[0]} is not run by this arkinfer)"
+
+
+def _cores_run(path: Path) -> bool:
+    """Whether this machine runs the section that `--device cpu` takes: it may be another
+    processor's."""
+    from arkinfer.artifact import open_artifact
+    from arkinfer.runtime.registry import check_section, device_of
+
+    with open_artifact(path) as artifact:
+        found = [each for name, each in artifact.sections.items() if device_of(name) == "cpu"]
+        try:
+            for section in found[:1]:
+                check_section(artifact, section)
+        except ArkError:
+            return False
+    return bool(found)

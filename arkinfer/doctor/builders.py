@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from arkinfer.doctor.finding import Finding
 from arkinfer.doctor.host import Answer, Host
 from arkinfer.doctor.install import pip
 from arkinfer.doctor.runtimes import package, requirements
+
+if TYPE_CHECKING:
+    from arkinfer.targets import Target
 
 EXTRA = "build"
 
@@ -58,7 +61,7 @@ def targets(host: Host, names: Sequence[str]) -> list[Finding]:
     """
     from arkinfer.targets import load_target
 
-    wanted = {name: load_target(name).backends for name in names}
+    wanted = {name: _builders(load_target(name)) for name in names}
     backends = list(dict.fromkeys(each for known in wanted.values() for each in known))
     asked = [[name for name in names if each in wanted[name]] for each in backends]
     questions = [
@@ -67,6 +70,11 @@ def targets(host: Host, names: Sequence[str]) -> list[Finding]:
     ]
     answers = dict(zip(backends, _side_by_side(questions), strict=True))
     return [finding for name in names for finding in _target(name, wanted[name], answers)]
+
+
+def _builders(target: Target) -> tuple[str, ...]:
+    """Those that a target names, also the one for a board's own cores."""
+    return tuple(dict.fromkeys((*target.backends, *((target.cpu,) if target.cpu else ()))))
 
 
 def _target(name: str, backends: Sequence[str], answers: Mapping[str, Answer]) -> list[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
@@ -15,6 +16,7 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
 from arkinfer.compiler.build import build
+from arkinfer.machine.c_compiler import find_c_compiler
 from arkinfer.runtime import registry
 from arkinfer.testing import make_checkpoint
 from arkinfer_trt import board
@@ -30,11 +32,11 @@ Place = Callable[..., None]
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model for any Orin, which has a section for the processor, too."""
+    """A small model for any Orin, with a section that every processor runs, this one as well."""
     folder = tmp_path_factory.mktemp("board")
     return build(
         make_checkpoint("tiny", 0, folder / "tiny"), target="jetson-orin",
-        context=128, chunk=32, output=folder / "m.ark",
+        backend=("tensorrt", "onnxruntime"), context=128, chunk=32, output=folder / "m.ark",
     ).path  # fmt: skip
 
 
@@ -154,12 +156,15 @@ def test_this_machine(ark: Ark, file: Path) -> None:
     assert answer.out.strip()
 
 
+PORTABLE = ["--backend", "tensorrt", "--backend", "onnxruntime"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cores", [True, False])
 def test_what_a_build_says_to_do_next(ark: Ark, file: Path, tmp_path: Path, cores: bool) -> None:
     path = tmp_path / "n.ark"
     options = ["--target", "jetson-orin", "--context", 128, "--chunk", 32, "-o", path]
-    result = ark("build", file.parent / "tiny", *options, *([] if cores else ["--no-cpu"]))
+    result = ark("build", file.parent / "tiny", *options, *(PORTABLE if cores else ["--no-cpu"]))
     assert result.code == 0, result.err
     here = f'; here: arkinfer run {path} "…" --device cpu' if cores else ""
     assert result.out.splitlines()[-1] == f"next      on its device: arkinfer prepare {path}{here}"
@@ -168,3 +173,14 @@ def test_what_a_build_says_to_do_next(ark: Ark, file: Path, tmp_path: Path, core
         2, "error: The artifact has no section for the processor. It was built for: tensorrt. "
         "Build it without --no-cpu.\n",
     ))  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_c_compiler("aarch64") is None, reason="needs a C compiler for aarch64")
+@pytest.mark.skipif(platform.machine() == "aarch64", reason="the board's cores are like these")
+def test_cores_that_are_not_these_are_not_offered(ark: Ark, file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "n.ark"
+    options = ["--target", "jetson-orin", "--context", 64, "--chunk", 1, "-o", path]
+    result = ark("build", file.parent / "tiny", *options)
+    assert result.code == 0, result.err
+    assert result.out.splitlines()[-1] == f"next      on its device: arkinfer prepare {path}"

@@ -52,14 +52,16 @@ def test_the_first_tensorrt_is_that_of_the_rules() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("row", table("shape"), ids=lambda row: "-".join(row[:2]))
 def test_predictions_are_those_of_plan(row: list[str], tmp_path: Path) -> None:
-    shape, quant, size, short, long, *rates = (cell.strip("`").replace(",", "") for cell in row)
+    cells = (cell.strip("`").replace(",", "") for cell in row)
+    shape, quant, size, smaller, short, long, *rates = cells
     (tmp_path / "config.json").write_text(json.dumps(preset(shape)))
     dtype = "fp16" if quant == "none" else None
 
-    def predicted(target: str, context: int | None = None):
-        return plan(tmp_path, target, quant, context=context, dtype=dtype)
+    def predicted(target: str, context: int | None = None, *, no_cpu: bool = False):
+        return plan(tmp_path, target, quant, context=context, dtype=dtype, no_cpu=no_cpu)
 
     agx = "jetson-agx-orin-64gb"
+    assert f"{predicted(agx, no_cpu=True).artifact_bytes / 1e9:.2f}" == smaller
     for context, said in ((4096, short), (32768, long)):
         assert f"{predicted(agx, context).run_bytes / 1e9:.1f}" == said
     boards = ("jetson-orin-nano-8gb", "jetson-orin-nx-16gb", agx, "rtx-4090")
