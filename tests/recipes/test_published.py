@@ -35,6 +35,6 @@ def test_a_recipe_plans_without_weights(recipe: Recipe, model: Published, tmp_pa
     assert found.recipe == {"name": recipe.name, "sha256": recipe.sha256}
     assert found.run_bytes < 8 << 30, "the smallest Jetson's memory"
     assert recipe.gates.max_size is not None
-    assert 0.7 * recipe.gates.max_size < found.artifact_bytes < recipe.gates.max_size
+    assert 0.7 * recipe.gates.max_size < found.weight_bytes < recipe.gates.max_size
     assert 8 * found.weight_bytes / found.parameters < 8
     assert found.largest_context >= found.context
