@@ -17,6 +17,7 @@ from arkinfer.compiler.by_recipe import gates_by, model_by, options_by
 from arkinfer.compiler.cache import Cache
 from arkinfer.compiler.calibration.step import calibration_of
 from arkinfer.compiler.calibration.text import TextOptions
+from arkinfer.compiler.file_size import weight_bytes
 from arkinfer.compiler.golden import kept_vectors
 from arkinfer.compiler.journal import Journal
 from arkinfer.compiler.judge import judge
@@ -264,8 +265,9 @@ class _Job:
         with ArtifactWriter(path) as artifact:  # first: a wrong place is told at once
             chosen = self.chosen(weights)
             prepared = chosen.made
-            check_disk(chosen.size, path)
-            artifact.expect(chosen.size)
+            size = weight_bytes(prepared)
+            check_disk(size, path)
+            artifact.expect(size)
             write_texts(artifact, checkpoint, prepared)
             write_sections(artifact, prepared, stages, cache, weights)
             stages.start("computing golden vectors")

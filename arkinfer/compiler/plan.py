@@ -1,12 +1,10 @@
 """Predicts what a build would make and cost, from the config alone. Builds nothing.
 
-Sizes are counted by running the backend's own compiler against a writer that only measures; times
-and memory are predictions.
+Sizes are counted as `file_size.py` does; times and memory are predictions.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +19,7 @@ from arkinfer.compiler.build_seconds import build_seconds
 from arkinfer.compiler.by_recipe import model_by, options_by
 from arkinfer.compiler.calibration.text import TextOptions
 from arkinfer.compiler.decode_rate import DecodeRate, decode_rates
+from arkinfer.compiler.file_size import add_section, file_size
 from arkinfer.compiler.golden import predicted_bytes
 from arkinfer.compiler.kv_form import with_kv_form
 from arkinfer.compiler.options import Asked, BuildOptions
@@ -31,9 +30,8 @@ from arkinfer.compiler.prepare import (
 )
 from arkinfer.compiler.requantize import sentences
 from arkinfer.compiler.resources import build_memory
-from arkinfer.compiler.section import ALIGNMENT, MeasuringWriter
 from arkinfer.compiler.ternary import plan_ternary
-from arkinfer.compiler.weights import WeightStore, nbytes
+from arkinfer.compiler.weights import nbytes
 from arkinfer.models.config import ModelConfig
 from arkinfer.packing import QuantizedTensor, Scheme
 from arkinfer.runtime.footprint import run_bytes
@@ -159,8 +157,9 @@ def plan(
     entries: dict[str, int] = {"ir.txt": len(ir.print_module(module).encode())}
     entries |= _texts(checkpoint)
     entries[GOLDEN] = predicted_bytes(_known_values(lowered), config.vocab_size)
-    sections = [_measure(each, config, length, options, entries) for each in lowered]
-    weight_bytes = sum(entries[name] for name in sections[0].own)
+    leaves = _NoLeaves(config, length)
+    loaded = [add_section(entries, each, leaves, options) for each in lowered]
+    weight_bytes = sum(entries[name] for name in loaded[0])
     memory = options.target.total_memory()
     device = _footprint(lowered[0], options.target, weight_bytes)
     return Plan(
@@ -174,7 +173,7 @@ def plan(
         kv_scales=options.kv_scales,
         activations=lowered[0].activations,
         measures_bits=bool(lowered[0].activations) and options.chooses_bits(options.compilers[0]),
-        artifact_bytes=_file_size(entries),
+        artifact_bytes=file_size(entries),
         weight_bytes=weight_bytes,
         kv_bytes=device.per_token * length,
         kv_bytes_per_token=device.per_token,
@@ -233,12 +232,6 @@ def _texts(checkpoint: Checkpoint) -> dict[str, int]:
     return texts
 
 
-@dataclass(frozen=True)
-class _Measured:
-    own: list[str]
-    """Names of the entries that the section loads."""
-
-
 class _NoLeaves:
     """The config's own leaves; compilers may compute tables from them, never read a checkpoint."""
 
@@ -252,33 +245,6 @@ class _NoLeaves:
 
     def quantized(self, name: str, start: int, stop: int) -> QuantizedTensor:
         raise FileNotFoundError(f"a plan has no weights, but {name} was asked for")
-
-
-def _measure(
-    lowered: Lowered,
-    config: ModelConfig,
-    context: int,
-    options: BuildOptions,
-    entries: dict[str, int],
-) -> _Measured:
-    """Adds what a compiler would write to `entries`."""
-    store = WeightStore(lowered.module.weights, _NoLeaves(config, context))
-    writer = MeasuringWriter(lowered.compiler.name, store)
-    with options.naming_another(lowered.compiler):
-        lowered.compiler.compile(lowered.module, options.target, writer)
-    entries["manifest.json"] = entries.get("manifest.json", 0) + len(json.dumps(writer.config))
-    entries |= {name: size for name, size in writer.entries.items() if name != "manifest.json"}
-    return _Measured([name for name in writer.entries if name != "manifest.json"])
-
-
-def _file_size(entries: dict[str, int]) -> int:
-    """Of an .ark file with these entries; docs/format.md."""
-    end = 0
-    listed = sum(len(name) + 190 for name in entries)  # in manifest.json: sizes, digests, tensors
-    sizes = {**entries, "manifest.json": entries.get("manifest.json", 0) + listed + 1500}
-    for name, size in sizes.items():
-        end = -(-(end + 56 + len(name)) // ALIGNMENT) * ALIGNMENT + size
-    return end + sum(74 + len(name) for name in sizes) + 98
 
 
 def _footprint(lowered: Lowered, target: Target, loaded: int) -> Footprint:
