@@ -25,8 +25,7 @@ from arkinfer.align.tolerance import Tolerance, cache_scales, carried, of_pair
 from arkinfer.artifact import Artifact, Section
 from arkinfer.artifact.manifest import kv_scales
 from arkinfer.backend import compiler
-from arkinfer.compiler.options import CACHES
-from arkinfer.compiler.prepare import legalize, with_caches
+from arkinfer.compiler.prepare import cache_form, legalize, with_caches
 from arkinfer.errors import ArtifactError
 from arkinfer.ir import Value
 from arkinfer.targets import load_target
@@ -62,9 +61,8 @@ def places(
         snapshots.append(Snapshot.of(step, module))
 
     facts = cast("dict[str, Any]", artifact.manifest)
-    kv = artifact.manifest.get("kv", "fp32")
-    if kv in CACHES and not _has_narrow_caches(fused):
-        fused = with_caches(fused, kv, kv_scales(artifact.manifest), None, watch)
+    kept = cache_form(graph.module)
+    fused = with_caches(fused, kept, kv_scales(artifact.manifest), None, watch)
     target = load_target(facts["target"]["name"])
     made = legalize(fused, compiler(section.backend), target, None, watch).module
     if made != graph.module:
@@ -85,11 +83,6 @@ def places(
         for old, new in zip(mine.results, theirs.results, strict=True)
         if old in found
     }
-
-
-def _has_narrow_caches(module: ir.Module) -> bool:
-    inputs = module.functions["step"].inputs
-    return any(isinstance(v.type, ir.CacheType) and v.type.dtype != "f32" for v in inputs)
 
 
 def _places(snapshot: Snapshot) -> dict[Value, Place]:

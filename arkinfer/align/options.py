@@ -17,7 +17,7 @@ from arkinfer.align.stored import parsed
 from arkinfer.artifact.manifest import kv_scales
 from arkinfer.compiler.calibration.text import BUILT_IN, TextOptions, read_text
 from arkinfer.compiler.options import Asked, BuildOptions, activations_name
-from arkinfer.compiler.prepare import asked_activations
+from arkinfer.compiler.prepare import asked_activations, cache_form
 from arkinfer.compiler.ternary import take_ternary
 from arkinfer.compiler.text_pass import TEXT
 from arkinfer.errors import UsageError
@@ -73,11 +73,13 @@ def options_of(
     if _has_stored(module):
         options = take_ternary(options, checkpoint)
     overrides = tuple(_overrides(module, options, checkpoint))
+    own = parsed(artifact, section.ir) if section.ir in artifact else None
     return replace(
         options,
         overrides=overrides,
+        own_kv={} if own is None else {section.backend: cache_form(own)},
         kv_scales=kv_scales(artifact.manifest),
-        needy=_needy(parsed(artifact, section.ir)) if section.ir in artifact else frozenset(),
+        needy=frozenset() if own is None else _needy(own),
     )
 
 

@@ -174,10 +174,11 @@ class CacheKeeper(Protocol):
     """What a compiler may offer beyond `Compiler`: what it would rather keep caches in."""
 
     def caches(self, target: Target) -> tuple[str, ...]:
-        """Dtypes of key-value caches as the IR calls them, the preferred one first.
+        """Dtypes of key-value caches of floats as the IR calls them, the preferred one first.
 
-        A build that is not told otherwise takes the first of them that no backend of the artifact
-        refuses by `supports`. Without this, or where all are refused, caches are "f32".
+        A build that is not told otherwise takes for this backend's section the first of them that
+        `supports` does not refuse. Without this, a section keeps caches as the artifact's first one
+        does, and as "f32" where the backend refuses that.
         """
         ...
 

@@ -63,7 +63,8 @@ class BuildReport:
         parameters: weights of the checkpoint.
         bits_per_weight: stored bits of matrices per weight, scales included.
         context: the longest sequence, in tokens.
-        kv: how the key-value cache is kept: `fp32`, `bf16`, `fp16` or `int8`.
+        kv: how key-value caches are kept: `fp32`, `bf16`, `fp16` or `int8`; `fp32` where sections
+            differ.
         kv_scales: what an int8 cache has scales for, "token" or "channel"; None: it is not int8.
         caches: by backend, how it keeps them; `fp16` on boards whatever `kv` says.
         activations: by backend, what its products with quantized matrices take: `int8`, `fp32`,
@@ -165,7 +166,7 @@ def build(
         context: the longest sequence, in tokens; None: what the checkpoint was made for.
         chunk: the most tokens of one step; None: 512.
         kv: `fp32`, `bf16`, `fp16` or `int8`: how the key-value cache is kept; None or `auto`: as
-            the first backend prefers. int8 takes about a quarter of the memory of fp32, with a
+            each backend prefers. int8 takes about a quarter of the memory of fp32, with a
             scale for each head of each token; where a backend knows no such scales, one for each
             channel, calibrated on a small built-in text.
         activations: `int8`, `int16` or `fp32`: what products with quantized matrices take; None:
@@ -345,7 +346,7 @@ def _report(
         context=prepared.context,
         kv=options.kv,
         kv_scales=options.kv_scales,
-        caches={e.compiler.name: e.caches(options.target) or options.kv for e in prepared.lowered},
+        caches={e.compiler.name: e.caches(options.target) for e in prepared.lowered},
         activations={e.compiler.name: e.activations for e in prepared.lowered if e.activations},
         ops=prepared.lowered[0].placement.ops,
         placement={e.compiler.name: e.placement.by_op() for e in prepared.lowered},

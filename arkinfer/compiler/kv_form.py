@@ -1,4 +1,4 @@
-"""How key-value caches are kept: in what backends prefer, or what was asked for if all take it.
+"""How key-value caches are kept: in what each backend prefers, or as asked if all take that.
 
 A backend is asked as ever, by `supports`, about one attention of the model in each form. Knows none
 by name.
@@ -23,18 +23,18 @@ _RANKS = ("no", "slow", "fast")
 
 
 def with_kv_form(options: BuildOptions, config: ModelConfig) -> BuildOptions:
-    """The same, with the dtype of the caches and the kind of scales of int8 ones decided.
+    """The same, with the dtype of every cache and the kind of scales of int8 ones decided.
 
-    What the first backend prefers most is taken that no other one refuses. Scales per token need
-    no calibration and are taken wherever every backend runs them as well as the others, which are
-    for backends that know no more.
+    Where sections differ, `kv` is what every backend takes, and `own_kv` has the others. Scales per
+    token need no calibration and are taken wherever every backend runs them as well as the others,
+    which are for backends that know no more.
 
     Raises:
         UnsupportedError: a backend does not take the dtype that was asked for.
     """
     forms = _Forms(options, config)
     if options.kv == AUTO:
-        options = replace(options, kv=forms.preferred())
+        options = forms.preferred()
     elif options.kv != USUAL:
         forms.check(options.kv)
     if options.kv != "int8" or options.kv_scales is not None:
@@ -49,15 +49,21 @@ class _Forms:
     def __init__(self, options: BuildOptions, config: ModelConfig) -> None:
         self._options, self._config = options, config
 
-    def preferred(self) -> str:
-        """As a user calls it."""
-        first = self._options.compilers[0]
-        wanted = first.caches(self._options.target) if isinstance(first, CacheKeeper) else ()
+    def preferred(self) -> BuildOptions:
+        """Each backend has what it prefers; one that prefers nothing has what the first has."""
+        first, *others = self._options.compilers
+        usual = self._preferred(first, USUAL)
+        kept = {first.name: usual, **{e.name: self._preferred(e, usual) for e in others}}
+        if len(set(kept.values())) == 1:
+            return replace(self._options, kv=usual)
+        own = {backend: kv for backend, kv in kept.items() if kv != USUAL}
+        return replace(self._options, kv=USUAL, own_kv=own)
+
+    def _preferred(self, backend: Compiler, usual: str) -> str:
+        keeps = isinstance(backend, CacheKeeper)
+        wanted = backend.caches(self._options.target) if keeps else (CACHES[usual],)
         names = {known: user for user, known in CACHES.items()}
-        for kind in wanted:
-            if any(self.rank(form) for form in _forms(kind)):
-                return names[kind]
-        return USUAL
+        return next((names[kind] for kind in wanted if self._takes(backend, kind)), USUAL)
 
     def check(self, kv: str) -> None:
         for backend in self._options.compilers:

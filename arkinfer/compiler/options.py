@@ -34,7 +34,7 @@ CACHES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "i8"}
 """What a user calls a dtype of the key-value cache -> what the IR calls it."""
 
 AUTO = "auto"
-"""Of the key-value cache: what the first backend prefers."""
+"""Of the key-value cache: what each backend prefers."""
 
 ACTIVATIONS = {"fp32": "f32", "int16": "i16", "int8": "i8"}
 """What a user calls what products with quantized matrices take -> what the IR calls it."""
@@ -84,6 +84,8 @@ class BuildOptions:
     chunk: int
     kv: str = AUTO
     """How key-value caches are kept; "auto": `kv_form.py` has not decided yet."""
+    own_kv: Mapping[str, str] = field(default_factory=dict[str, str])
+    """By backend, how its section keeps them, where that is not as `kv` says."""
     activations: str | None = None
     """What products with quantized matrices take; None: what each backend is fastest with, and more
     bits where `activation_bits.py` finds that they are needed."""
@@ -149,8 +151,9 @@ class BuildOptions:
             )
         return cls(
             machine, spec, chosen, asked.dtype, asked.context, asked.chunk or CHUNK, kv,
-            asked.activations, asked.quant, asked.embedding, own, asked.requantize,
-            asked.calib or TextOptions(), beside=beside,
+            activations=asked.activations, quant_given=asked.quant,
+            embedding_given=asked.embedding, overrides=own, requantize=asked.requantize,
+            text=asked.calib or TextOptions(), beside=beside,
             tuned=processor() if asked.tune else None,
         )  # fmt: skip
 
@@ -181,6 +184,10 @@ class BuildOptions:
                 raise
             fix = f"{error.fix}, or {way}" if error.fix else way[0].upper() + way[1:]
             raise DeviceError(error.what, error.why, fix) from error
+
+    def kv_of(self, backend: str) -> str:
+        """How a backend's section keeps key-value caches, as a user calls it."""
+        return self.own_kv.get(backend, self.kv)
 
     @property
     def calibrates_cache(self) -> bool:

@@ -53,7 +53,7 @@ class Plan:
         quant: as asked.
         parameters: weights of the checkpoint.
         context: the longest sequence, in tokens.
-        kv: how the key-value cache is kept.
+        kv: how the first backend keeps the key-value cache.
         kv_scales: what an int8 cache has scales for, "token" or "channel"; None: it is not int8.
         activations: what the first backend's products with quantized matrices would take; None:
             nothing is quantized.
@@ -169,7 +169,7 @@ def plan(
         quant=options.quant.name,
         parameters=config.num_parameters,
         context=length,
-        kv=device.caches or options.kv,
+        kv=lowered[0].caches(options.target),
         kv_scales=options.kv_scales,
         activations=lowered[0].activations,
         measures_bits=bool(lowered[0].activations) and options.chooses_bits(options.compilers[0]),

@@ -74,11 +74,13 @@ class Lowered:
         kinds = [usual if kind == "any" else kind for kind in asked_activations(self.module)]
         return activations_words(kinds)
 
-    def caches(self, target: Target) -> str | None:
-        """How it keeps key-value caches, as a user calls it; None: as the build was told to."""
-        if not isinstance(self.compiler, Predictor):
-            return None
-        return self.compiler.footprint(self.module, target).caches or None
+    def caches(self, target: Target) -> str:
+        """How it keeps key-value caches, as a user calls it."""
+        if isinstance(self.compiler, Predictor):
+            predicted = self.compiler.footprint(self.module, target).caches
+            if predicted:
+                return predicted
+        return cache_form(self.module)
 
 
 @dataclass(frozen=True)
@@ -242,10 +244,10 @@ def with_caches(
     dump_dir: Path | None = None,
     watch: Watch = unwatched,
 ) -> ir.Module:
-    """A copy whose caches are kept so, unless they are already.
+    """A copy whose caches are kept so; the module itself if its are already.
 
     Args:
-        module: its caches are float32.
+        module: its caches are float32, unless they are kept so already.
         kv: as a user calls it.
         scales: of int8 caches; those per channel are leaves that calibration gives.
         dump_dir: gets the IR after the pass.
@@ -253,7 +255,7 @@ def with_caches(
     """
     from arkinfer.passes import pass_named
 
-    if CACHES[kv] == "f32":
+    if cache_form(module) == kv:
         return module
     own = ir.parse_module(ir.print_module(module))
     watch(COPIED, own)
@@ -264,6 +266,13 @@ def with_caches(
         change = pass_named("store-cache", dtype=CACHES[kv])
     _run(own, [change], folder, watch)
     return own
+
+
+def cache_form(module: ir.Module) -> str:
+    """How the caches of a module are kept, as a user calls it."""
+    inputs = module.functions["step"].inputs
+    kept = next((v.type.dtype for v in inputs if isinstance(v.type, ir.CacheType)), "f32")
+    return next(user for user, known in CACHES.items() if known == kept)
 
 
 def _run(module: ir.Module, passes: list[Pass], dump_dir: Path | None, watch: Watch) -> None:
@@ -304,7 +313,9 @@ def legalized(
     found: list[Lowered] = []
     for each in options.compilers:
         try:
-            found.append(legalize(module, each, options.target, dump_dir, watch))
+            kv = options.kv_of(each.name)
+            own = with_caches(module, kv, options.kv_scales, dump_dir, watch)
+            found.append(legalize(own, each, options.target, dump_dir, watch))
         except UnsupportedError as error:
             if each.name != options.beside:
                 raise

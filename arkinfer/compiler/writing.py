@@ -62,4 +62,6 @@ def write_sections(
         name = lowered.compiler.name
         writer = SectionWriter(name, artifact, store, written, begun, cache, stages.step)
         lowered.compiler.compile(lowered.module, prepared.options.target, writer)
-        writer.finish(lowered.activations, lowered.caches(prepared.options.target))
+        kept = lowered.caches(prepared.options.target)
+        told = kept == prepared.options.kv
+        writer.finish(lowered.activations, None if told else kept)

@@ -114,7 +114,7 @@ def _golden(
         yield Check("golden", None, "the file has no golden vectors; an older arkinfer built it")
         return
     section = choose_section(artifact, backend)
-    allowed = tolerances(artifact.manifest, section.backend, section.activations)
+    allowed = tolerances(artifact.manifest, section.backend, section.activations, section.caches)
     _, executable = open_section(artifact, backend, options)
     try:
         golden = read_golden(artifact, executable.vocab_size)

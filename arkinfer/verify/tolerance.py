@@ -119,7 +119,7 @@ nothing, as measured)."""
 
 
 def tolerances(
-    manifest: Manifest, backend: str, activations: str | None = None
+    manifest: Manifest, backend: str, activations: str | None = None, caches: str | None = None
 ) -> dict[str, Tolerance]:
     """What is let pass of a section: "reference", numerics alone; "source", quantization, too.
 
@@ -130,11 +130,12 @@ def tolerances(
         backend: whose section.
         activations: what its products with quantized matrices take; None: whatever the backend
             has always taken.
+        caches: how it keeps key-value caches; None: as the manifest's `kv` says.
 
     Raises:
         UnsupportedError: nobody measured that combination.
     """
-    dtype, kv = manifest["dtype"], manifest.get("kv", "fp32")
+    dtype, kv = manifest["dtype"], caches or manifest.get("kv", "fp32")
     quant = manifest["quant"]
     codes = {match[1] for name in manifest["tensors"] if (match := _CODES.search(name))}
     computed = "fp32" if codes and activations == "fp32" else min(codes, default=dtype)

@@ -107,6 +107,18 @@ def test_int8_caches_of_two_kinds(checkpoint: Path, tmp_path: Path, aligned: Ali
     assert compared[one, other] == compared[other, one] >= {"attn.dense", "nn.linear"}
 
 
+def test_sections_that_keep_caches_otherwise(checkpoint: Path, tmp_path: Path, aligned: Aligned):
+    """Each is what becomes of the graph that they share, which keeps caches in float32."""
+    path = tmp_path / "m.ark"
+    build(checkpoint, quant="none", backend=("tvm", "onnxruntime"), chunk=40, output=path)
+    for backend, other in (("tvm", "onnxruntime"), ("onnxruntime", "tvm")):
+        with open_artifact(path) as artifact:
+            report = aligned(path, backend=backend, against=(artifact, other))
+        assert report.aligned, [stage.failures for stage in report.stages]
+        narrowed = [each for each in report.stages if each.name.startswith("store-cache")]
+        assert len(narrowed) == (backend == "tvm")
+
+
 def test_caches_of_two_dtypes(checkpoint: Path, tmp_path: Path, aligned: Aligned):
     """Caches of one dtype are compared; what attention makes of them, always."""
     paths = {kv: tmp_path / f"{kv}.ark" for kv in ("fp32", "bf16", "fp16", "int8")}

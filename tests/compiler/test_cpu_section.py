@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from arkinfer.artifact import open_artifact
 from arkinfer.compiler.build import BuildReport
 from arkinfer.compiler.by_recipe import options_by
 from arkinfer.compiler.options import Asked, BuildOptions
-from arkinfer.errors import DeviceError, UnsupportedError
+from arkinfer.errors import DeviceError, ResourceError, UnsupportedError
 from arkinfer.machine.c_compiler import find_c_compiler
 from arkinfer.targets import load_target, target_names
 from arkinfer.testing import make_checkpoint, preset
@@ -84,7 +85,7 @@ def test_both_sections_are_in_the_file(both: BuildReport) -> None:
         config = artifact.sections["tvm"].config
         assert config["platform"] == "linux-aarch64"
         assert [each["isa"] for each in config["variants"]] == ["dotprod"]
-    assert both.caches == {"tensorrt": "fp16", "tvm": "fp32"}
+    assert both.caches == {"tensorrt": "fp16", "tvm": "bf16"}
 
 
 @needs_cross
@@ -95,13 +96,28 @@ def test_their_size_is_predicted(both: BuildReport, checkpoint: Path) -> None:
     assert alone.artifact_bytes < predicted.artifact_bytes
 
 
+@needs_cross
+def test_their_room_on_the_disk_is_asked_for(
+    both: BuildReport, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the byte, before any is written: most weights are there twice, shared ones once."""
+    with open_artifact(both.path) as artifact:
+        weights = [each.size for each in artifact.entries() if each.name.startswith("weights/")]
+    free = sum(weights) - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(free, 0, free))
+    with pytest.raises(ResourceError) as refusal:
+        build(checkpoint, "jetson-orin", "int4-g128", tmp_path / "m.ark", **SMALL)
+    assert f"it takes {free + 1:,} bytes at least. {free:,} bytes are free" in str(refusal.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="needs the desktop's architecture")
 def test_the_boards_cores_answer_as_a_processor_alone(checkpoint: Path, tmp_path: Path) -> None:
     """The section is the one of a build for cores alone."""
     answers: list[list[float]] = []
     for target in ("rtx-4090", "x86-64-v3"):
         path = tmp_path / f"{target}.ark"
-        build(checkpoint, target, "int4-g128", path, **SMALL, kv="fp32")
+        build(checkpoint, target, "int4-g128", path, **SMALL)
         with arkinfer.load(path, backend="tvm", threads=1) as engine:
             answers.append(engine.logits([1, 5, 9, 3]).ravel().tolist())
     assert answers[0] == answers[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from arkinfer.errors import UnsupportedError
 from arkinfer.models.config import parse_config
 from arkinfer.targets import Target
 from arkinfer.testing import make_checkpoint, preset
+from arkinfer.verify.checks import checks
+from arkinfer.verify.tolerance import CACHES
 from arkinfer_ref.compiler import ReferenceCompiler
 
 CONFIG = parse_config(preset("tiny"))
@@ -73,28 +76,41 @@ def options(*compilers: Compiler, kv: str | None = None, beside: str = "") -> Bu
 
 
 @pytest.mark.parametrize(
-    ("compilers", "kv"),
+    ("compilers", "kept"),
     [
-        ([Takes(ALL)], "fp32"),
-        ([Prefers(ALL, wanted=("bf16", "f32"))], "bf16"),
-        ([Prefers(ALL, wanted=("f16",))], "fp16"),
-        ([Prefers(ALL, wanted=())], "fp32"),
-        ([Prefers(ALL, wanted=("bf16",)), Takes(("f32", "bf16"))], "bf16"),
-        ([Prefers(ALL, wanted=("bf16", "i8")), Takes(("f32", "i8"))], "int8"),
-        ([Prefers(ALL, wanted=("bf16",)), Takes(("f32", "i8"))], "fp32"),
-        ([Prefers(ALL, wanted=("f16", "bf16")), Prefers(ALL, wanted=("bf16",))], "fp16"),
-        ([Takes(ALL), Prefers(ALL, wanted=("bf16",))], "fp32"),  # the first decides
-        ([Takes(())], "fp32"),  # placement says why not
+        ([Takes(ALL)], ["fp32"]),
+        ([Prefers(ALL, wanted=("bf16", "f32"))], ["bf16"]),
+        ([Prefers(ALL, wanted=("f16",))], ["fp16"]),
+        ([Prefers(ALL, wanted=())], ["fp32"]),
+        ([Prefers(("f32", "f16"), wanted=("bf16", "f16"))], ["fp16"]),
+        # one that prefers nothing has what the first has, if it takes that
+        ([Prefers(ALL, wanted=("bf16",)), Takes(("f32", "bf16"), "b")], ["bf16", "bf16"]),
+        ([Prefers(ALL, wanted=("bf16",)), Takes(("f32", "i8"), "b")], ["bf16", "fp32"]),
+        ([Takes(ALL), Prefers(ALL, "b", wanted=("bf16",))], ["fp32", "bf16"]),
+        ([Takes(ALL), Prefers(("f32",), "b", wanted=("bf16",))], ["fp32", "fp32"]),
+        (
+            [Prefers(ALL, wanted=("f16", "bf16")), Prefers(ALL, "b", wanted=("bf16",))],
+            ["fp16", "bf16"],
+        ),
+        ([Takes(())], ["fp32"]),  # placement says why not
     ],
 )
 @pytest.mark.parametrize("asked", [None, "auto"])
-def test_what_the_first_prefers_and_all_take(
-    compilers: list[Compiler], kv: str, asked: str | None
+def test_what_each_prefers_and_takes(
+    compilers: list[Compiler], kept: list[str], asked: str | None
 ) -> None:
     found = with_kv_form(options(*compilers, kv=asked), CONFIG)
-    assert found.kv == kv
-    assert found.kv_scales == ("token" if kv == "int8" else None)
+    assert [found.kv_of(each.name) for each in compilers] == kept
+    assert found.kv == (kept[0] if len(set(kept)) == 1 else "fp32")
+    assert found.kv_scales is None
     assert with_kv_form(found, CONFIG) == found
+
+
+def test_all_sections_keep_what_was_asked_for() -> None:
+    pair = (Prefers(ALL, wanted=("bf16",)), Takes(ALL, "b"))
+    found = with_kv_form(options(*pair, kv="int8"), CONFIG)
+    assert [found.kv_of(each.name) for each in pair] == ["int8", "int8"]
+    assert found.kv_scales == "token"
 
 
 @pytest.mark.parametrize("kv", ["fp32", "bf16", "fp16"])
@@ -127,19 +143,21 @@ def test_who_runs_no_attention_at_all_is_left_to_placement() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "kv"),
+    ("backends", "kept"),
     [
-        ("tvm", "bf16"),
-        ("reference", "fp32"),
-        ("onnxruntime", "fp32"),
-        (("tvm", "reference"), "bf16"),
-        (("tvm", "onnxruntime"), "fp32"),
-        (("reference", "tvm"), "fp32"),
+        (("tvm",), ["bf16"]),
+        (("reference",), ["fp32"]),
+        (("onnxruntime",), ["fp32"]),
+        (("tvm", "reference"), ["bf16", "bf16"]),
+        (("tvm", "onnxruntime"), ["bf16", "fp32"]),
+        (("reference", "tvm"), ["fp32", "bf16"]),
+        (("tensorrt", "tvm"), ["fp32", "bf16"]),
     ],
 )
-def test_what_the_backends_here_prefer(backend: str | tuple[str, ...], kv: str) -> None:
-    made = BuildOptions.make(Asked(quant="none", backend=backend))
-    assert with_kv_form(made, CONFIG).kv == kv
+def test_what_the_backends_here_prefer(backends: tuple[str, ...], kept: list[str]) -> None:
+    target = "jetson-orin" if "tensorrt" in backends else None
+    made = BuildOptions.make(Asked(target, quant="none", backend=backends))
+    assert [with_kv_form(made, CONFIG).kv_of(each) for each in backends] == kept
 
 
 @pytest.mark.parametrize(
@@ -195,6 +213,27 @@ def test_a_build_takes_what_its_backend_prefers(
     plan_command(str(tiny), backend=["reference"])
     assert "(512 bytes a token in bf16)" in capsys.readouterr().out
     assert plan(tiny, quant="none", backend="reference", kv="fp32").kv == "fp32"
+
+
+def test_sections_differ_where_their_backends_do(tiny: Path, tmp_path: Path) -> None:
+    """In the graphs, the manifest, the report, and in what `verify` holds each of them to."""
+    path, backends = tmp_path / "m.ark", ("tvm", "onnxruntime")
+    report = build(tiny, quant="none", backend=backends, chunk=1, output=path)
+    assert (report.kv, report.caches) == ("fp32", {"tvm": "bf16", "onnxruntime": "fp32"})
+    with open_artifact(path) as artifact:
+        assert artifact.manifest["kv"] == "fp32"
+        sections = artifact.sections
+        assert [sections[each].caches for each in backends] == ["bf16", None]
+        graphs = ["ir.txt", *(sections[each].ir for each in backends)]
+        kinds = [re.findall(r"cache<(\w+)>", artifact.read(name).decode()) for name in graphs]
+        assert [set(each) for each in kinds] == [{"f32"}, {"bf16"}, {"f32"}]
+    limits: list[float] = []
+    for backend in backends:
+        found = {each.name: each for each in checks(path, backend=backend, threads=1)}
+        limits.append(found["reference"].facts["error_limit"])
+    assert limits[0] == pytest.approx(limits[1] + CACHES["tvm", "bf16"].error)
+    planned = plan(tiny, quant="none", backend=backends)
+    assert (planned.kv, planned.kv_bytes_per_token) == ("bf16", 2 * 2 * 64 * 2)
 
 
 @pytest.mark.parametrize(("kv", "most"), [("bf16", 0.02), ("fp16", 0.003)])
