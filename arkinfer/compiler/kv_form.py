@@ -73,14 +73,20 @@ class _Forms:
             taken = [user for user, kind in CACHES.items() if self._takes(backend, kind)]
             if not taken:
                 continue  # it is not the caches: placement says what it is
-            beside = backend.name == self._options.beside
-            without = "leave out the section for the target's own cores with --no-cpu"
             why = str(refusals[0])
             raise UnsupportedError(
                 f"{backend.name} does not keep key-value caches in {kv}",
                 f"{why[:1].upper()}{why[1:]}; it takes them in {_listed(taken)}",
-                f"Give one of these as --kv, or {without if beside else 'another --backend'}",
+                f"Give one of these as --kv, or {self._instead(backend)}",
             )
+
+    def _instead(self, backend: Compiler) -> str:
+        """What else helps where a backend does not take what was asked for."""
+        if backend.name == self._options.beside:
+            return "leave out the section for the target's own cores with --no-cpu"
+        if self._options.compilers[1:]:
+            return "leave it out: each section then keeps them as its backend prefers"
+        return "another --backend"
 
     def rank(self, form: str) -> int:
         """How well the worst backend runs the worst node."""

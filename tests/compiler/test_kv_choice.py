@@ -125,8 +125,12 @@ def test_a_refusal_names_backend_reason_and_what_it_takes() -> None:
         with_kv_form(pair, CONFIG)
     assert str(refusal.value) == (
         "narrow does not keep key-value caches in bf16. Nobody here reads bf16; it takes them in "
-        "fp32 or int8. Give one of these as --kv, or another --backend."
+        "fp32 or int8. Give one of these as --kv, or leave it out: each section then keeps them as "
+        "its backend prefers."
     )
+    with pytest.raises(UnsupportedError) as refusal:
+        with_kv_form(options(Takes(("f32",)), kv="bf16"), CONFIG)
+    assert refusal.value.fix == "Give one of these as --kv, or another --backend"
     beside = options(Takes(ALL), Takes(ALL[:3], "narrow"), kv="int8", beside="narrow")
     with pytest.raises(UnsupportedError) as refusal:
         with_kv_form(beside, CONFIG)
