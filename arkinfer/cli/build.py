@@ -33,7 +33,6 @@ from arkinfer.cli.options import (
 )
 from arkinfer.cli.placed import placed
 from arkinfer.cli.teller import Teller
-from arkinfer.errors import ArkError
 
 if TYPE_CHECKING:
     from arkinfer.compiler.build import BuildReport
@@ -161,13 +160,8 @@ def _cores_run(path: Path) -> bool:
     """Whether this machine runs the section that `--device cpu` takes: it may be another
     processor's."""
     from arkinfer.artifact import open_artifact
-    from arkinfer.runtime.registry import check_section, device_of
+    from arkinfer.runtime.registry import device_of, refusal
 
     with open_artifact(path) as artifact:
-        found = [each for name, each in artifact.sections.items() if device_of(name) == "cpu"]
-        try:
-            for section in found[:1]:
-                check_section(artifact, section)
-        except ArkError:
-            return False
-    return bool(found)
+        cores = [each for name, each in artifact.sections.items() if device_of(name) == "cpu"]
+        return bool(cores) and refusal(artifact, cores[0]) is None

@@ -200,26 +200,45 @@ def check_section(artifact: Artifact, section: Section) -> Demand | None:
         _missing(section.backend, error)
 
 
+def refusal(artifact: Artifact, section: Section) -> DeviceError | None:
+    """Why this device does not run a section; None: it does, as far as `check_section` can tell."""
+    try:
+        check_section(artifact, section)
+    except DeviceError as error:
+        return error
+    except ArtifactError:
+        return None  # damaged, whatever the device
+    return None
+
+
 @contextmanager
 def _offering(artifact: Artifact, section: Section, *, chosen: bool) -> Generator[None, None, None]:
     """Errors of a device also name another section: on the processor, or where none was chosen."""
-    others = [name for name in artifact.sections if name != section.backend]
-    hint = ""
-    if device_of(section.backend) == "gpu" and any(device_of(name) == "cpu" for name in others):
-        hint = "Or run the artifact's section for the processor: --device cpu."
-    elif others and not chosen:
-        hint = f'Or run another section of the artifact: backend "{others[0]}".'
     try:
         try:
             yield
         except ImportError as error:
             _missing(section.backend, error)
     except DeviceError as error:
+        hint = _another(artifact, section, chosen=chosen)
         if not hint:
             raise
         fix = error.fix
         fix += "." if fix and not fix.endswith((".", "?", "!")) else ""
         raise DeviceError(error.what, error.why, f"{fix} {hint}".strip()) from error
+
+
+def _another(artifact: Artifact, section: Section, *, chosen: bool) -> str:
+    """What to say of the sections beside one that does not run; "": nothing that would help."""
+    others = [each for each in artifact.sections.values() if each.backend != section.backend]
+    cores = [each for each in others if device_of(each.backend) == "cpu"]
+    if device_of(section.backend) == "gpu" and cores:
+        refused = refusal(artifact, cores[0])
+        if refused is not None:
+            return f"The section for the processor does not run here either: {refused}"
+        return "Or run the artifact's section for the processor: --device cpu."
+    running = [each.backend for each in others if not chosen and refusal(artifact, each) is None]
+    return f'Or run another section of the artifact: backend "{running[0]}".' if running else ""
 
 
 def _missing(name: str, error: ImportError) -> NoReturn:

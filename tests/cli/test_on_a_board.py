@@ -184,3 +184,11 @@ def test_cores_that_are_not_these_are_not_offered(ark: Ark, file: Path, tmp_path
     result = ark("build", file.parent / "tiny", *options)
     assert result.code == 0, result.err
     assert result.out.splitlines()[-1] == f"next      on its device: arkinfer prepare {path}"
+    if not board.read_software().tensorrt:
+        result = ark("run", path, "hi")
+        assert (result.code, result.out) == (4, "")
+        assert result.err.endswith(
+            ". The section for the processor does not run here either: The artifact's kernels were "
+            f"compiled for linux-aarch64. This machine is linux-{platform.machine()}. Build it for "
+            "this machine: arkinfer build --target cpu --backend tvm.\n"
+        )

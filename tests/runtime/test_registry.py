@@ -145,6 +145,22 @@ def test_another_section_is_named_but_never_taken(tmp_path: Path, monkeypatch: p
     assert failure(DeviceError, path, backend="bigram") == sentence
 
 
+def test_a_section_that_does_not_run_either_is_not_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The third one is named, for the second needs a package that nobody has."""
+    monkeypatch.syspath_prepend(write_plugin(tmp_path / "site"))
+    path = tmp_path / "m.ark"
+    needs = {"missing-chip": ">=1"}
+    write_artifact(path, backends=("bigram", "unheard-of", "reference"), requires=needs)
+    sentence = "This device has no such chip. The section needs it. Buy one."
+    assert failure(DeviceError, path) == (
+        f'{sentence} Or run another section of the artifact: backend "reference".'
+    )
+    write_artifact(path, backends=("bigram", "unheard-of"), requires=needs)
+    assert failure(DeviceError, path) == sentence
+
+
 def test_a_failed_load_closes_what_it_opened(tmp_path: Path, artifact: Path):
     opened: list[Any] = []
 
