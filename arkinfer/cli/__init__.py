@@ -53,13 +53,14 @@ def main(args: Sequence[str] | None = None) -> int:
         SystemExit: another process asked to end by SIGTERM or SIGHUP; 143 or 129, as shells say.
     """
     arguments = list(sys.argv[1:] if args is None else args)
+    name = next((word for word in arguments if not word.startswith("-")), None)
     _end_tidily()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a file's name, an answer: anything may come
     try:
         try:
-            code = _run(arguments)
+            code = _run(arguments, name)
             sys.stdout.flush()
             return code
         except (KeyboardInterrupt, BrokenPipeError):
@@ -68,19 +69,22 @@ def main(args: Sequence[str] | None = None) -> int:
             from arkinfer.cli.failure import report
 
             return report(error, json="--json" in _options(arguments))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        from arkinfer.cli.stopped import tell
+
+        tell(stop, name)
         return INTERRUPTED
     except BrokenPipeError:
         _forget_stdout()
         return 1
 
 
-def _run(args: list[str]) -> int:
+def _run(args: list[str], name: str | None) -> int:
     import typer
 
     from arkinfer.cli.failure import explained, unanswered
+    from arkinfer.cli.stopped import Stopped
 
-    name = next((word for word in args if not word.startswith("-")), None)
     completing = "_ARKINFER_COMPLETE" in os.environ
     if completing:
         words = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
@@ -92,9 +96,9 @@ def _run(args: list[str]) -> int:
     command = typer.main.get_command(_app(name))
     try:
         code = command.main(args or ["--help"], prog_name="arkinfer", standalone_mode=False)
-    except typer.Abort as abort:  # some versions of typer make it of Ctrl-C, too
-        if isinstance(abort.__cause__, KeyboardInterrupt):
-            return INTERRUPTED
+    except Stopped as stop:
+        raise KeyboardInterrupt(*stop.args) from stop
+    except typer.Abort as abort:
         raise unanswered() from abort
     except Exception as error:
         raise explained(error, name if name in COMMANDS else None) from error
@@ -105,7 +109,10 @@ def _app(wanted: str | None) -> Any:
     """The application, with the one command that is wanted and the help of all others."""
     import typer
 
+    from arkinfer.cli.stopped import Root
+
     app = typer.Typer(
+        cls=Root,
         help="Compile MiniCPM-family checkpoints into one file, and run it without torch.",
         epilog='Example: arkinfer run demo "What is a list comprehension?"',
         rich_markup_mode=None,

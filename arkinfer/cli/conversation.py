@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+import typer
+
+from arkinfer.cli import INTERRUPTED
 from arkinfer.cli.progress import Progress
 from arkinfer.cli.run import say_end, stream
 from arkinfer.errors import UsageError
@@ -92,9 +95,16 @@ def _switch(engine: Engine, wanted: bool, before: bool | None) -> bool | None:
 
 
 def _ask() -> str | None:
-    """A line; None at the end of input."""
+    """A line; None at the end of input.
+
+    Raises:
+        typer.Exit: Ctrl-C, which is how to leave here.
+    """
     try:
         return input("> ")
+    except KeyboardInterrupt:
+        print()
+        raise typer.Exit(INTERRUPTED) from None
     except EOFError:
         print()
         return None

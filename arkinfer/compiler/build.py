@@ -30,6 +30,7 @@ from arkinfer.compiler.requantize import sentences
 from arkinfer.compiler.resources import check_disk, check_memory, out_of_memory
 from arkinfer.compiler.reuse import ReusedWeights
 from arkinfer.compiler.stages import Stages
+from arkinfer.compiler.stopped import told_if_stopped
 from arkinfer.compiler.ternary import take_ternary
 from arkinfer.compiler.weights import elements_per_row, nbytes, rows_of
 from arkinfer.compiler.writing import write_sections, write_texts
@@ -223,7 +224,7 @@ def build(
         options = options.for_checkpoint(checkpoint.schemes())
         options = with_kv_form(options, checkpoint.config)
         path = _output(output, checkpoint.name, options)
-        with _journal(kept, path) as journal, out_of_memory(path):
+        with _journal(kept, path) as journal, out_of_memory(path), told_if_stopped(path, kept):
             stages.follow(journal, checkpoint.config.num_parameters)
             extra = options.calibration_bytes(checkpoint.config)
             check_memory(checkpoint.config, path, extra, calibrates_cache=options.calibrates_cache)

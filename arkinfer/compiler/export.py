@@ -22,6 +22,7 @@ from arkinfer.compiler.options import Asked, BuildOptions
 from arkinfer.compiler.progress import OnProgress, silent
 from arkinfer.compiler.resources import check_memory, out_of_memory
 from arkinfer.compiler.stages import Stages
+from arkinfer.compiler.stopped import told_if_stopped
 from arkinfer.errors import UsageError, nearest
 from arkinfer.export import FORMATS, TYPES, Format, Request
 
@@ -129,8 +130,13 @@ def export(
     folder = resolve(model_by(options, model), offline=offline, confirm=confirm)
     with open_checkpoint(folder) as checkpoint:
         stages.work = checkpoint.config.num_parameters
-        place = Path(f"{checkpoint.name}-{format}" if output is None else output)
-        with out_of_memory(place), _calibration(options, checkpoint, kept, stages, place) as made:
+        default = f"{checkpoint.name}{'.' if format == 'gguf' else '-'}{format}"
+        place = Path(default if output is None else output)
+        with (
+            told_if_stopped(place, kept),
+            out_of_memory(place),
+            _calibration(options, checkpoint, kept, stages, place) as made,
+        ):
             request = replace(
                 _request(options, checkpoint, made, stages),
                 output=None if output is None else place, type=type,

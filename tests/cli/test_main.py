@@ -196,6 +196,9 @@ def test_ctrl_c_has_no_traceback(process: Start, model: Path):
     endless.send_signal(signal.SIGINT)
     _, err = endless.communicate(timeout=30)
     assert endless.returncode == 130
+    assert err.splitlines()[-1] == (
+        b"stopped: arkinfer bench had not finished; no file was left half written."
+    )
     assert b"Traceback" not in err
 
 
