@@ -105,14 +105,15 @@ def compile_kernels(names: Mapping[Kernel, str], isa: str) -> bytes:
 
 def _lowered(module: Any, target: Any) -> Any:
     """As LLVM's back end takes it. What kernels do not use is left out: threads of a GPU, copies,
-    pipelines; and simplifications, which take TVM minutes in large kernels, and LLVM nothing."""
+    pipelines; simplifications, which take TVM minutes in large kernels, and LLVM nothing; and
+    flattening, which makes of a vector's index a sum (all buffers are flat): each lane would be
+    loaded alone, and LLVM take four times as long to put them together again."""
     passes = [
         tirx.BindTarget(target.with_host(target)),
         s_tir.LowerInitBlock(),
         s_tir.PlanAndUpdateBufferAllocationLocation(),
         s_tir.ConvertBlocksToOpaque(),
         s_tir.LowerOpaqueBlock(),
-        tirx.FlattenBuffer(),
         tirx.AnnotateEntryFunc(),
         tirx.SplitHostDevice(),
         tirx.MakePackedAPI(),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tvm
 
 from arkinfer.errors import DeviceError, InternalError
 from arkinfer.machine import c_compiler as finder
@@ -21,6 +22,7 @@ from arkinfer_tvm import build, kernels
 from arkinfer_tvm.build import build_library, check_c_compiler
 from arkinfer_tvm.compiler import TvmCompiler
 from arkinfer_tvm.cpu import ISAS
+from arkinfer_tvm.isa import ISAS as ISA_DESCRIPTIONS
 
 HERE = platform.machine()
 OTHER = "aarch64" if HERE == "x86_64" else "x86_64"
@@ -111,6 +113,19 @@ def test_the_same_bytes_in_another_folder(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     assert build_library(NAMES, LEAST[arch]) == first
     assert list(tmp_path.iterdir()) == []
+
+
+def test_vectors_are_loaded_and_stored_at_once() -> None:
+    """Where each lane has an index of its own, LLVM needs four times as long for a kernel."""
+    isa = ISA_DESCRIPTIONS[LEAST[HERE]]
+    target = tvm.target.Target({**isa.target, "opt-level": 0})
+    functions = {name: kernel.function(name, isa) for kernel, name in NAMES.items()}
+    with target:
+        lowered = build._lowered(tvm.IRModule(functions), target)
+    code = tvm.get_global_func("target.build.llvm")(lowered, target).inspect_source("ll")
+    assert "load <16 x float>" in code
+    assert "store <16 x float>" in code
+    assert "extractelement" not in code
 
 
 @pytest.mark.parametrize(("kind", "arch"), COMPILERS)
