@@ -77,7 +77,7 @@ for point in range(1, 21):
     room = size * point // 21
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}", "none", folder], check=True)
     try:
-        driver.build(model, output=os.path.join(folder, "m.ark"))
+        driver.build(model, output=os.path.join(folder, "m.ark"), backend="onnxruntime")
         print("built", room)
     except ResourceError as error:
         print(error)
