@@ -46,6 +46,7 @@ def executors(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {
         "tensorrt": "arkinfer_trt.executor:TensorRTExecutor",
         "onnxruntime": "arkinfer_ort.executor:OnnxRuntimeExecutor",
+        "tvm": "arkinfer_tvm.executor:TvmExecutor",
     }
     entries = {name: EntryPoint(name, value, registry.GROUP) for name, value in known.items()}
     monkeypatch.setattr(registry, "executors", lambda: entries)
