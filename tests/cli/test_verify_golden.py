@@ -26,6 +26,7 @@ from arkinfer.compiler.build import build
 from arkinfer.passes.fold_scalars import FoldScalars
 from arkinfer.runtime import registry
 from arkinfer.testing import make_checkpoint
+from arkinfer.verify.tolerance import NUMERICS
 
 Ark = Callable[..., Any]
 DOWN = "model.layers.1.mlp.down_proj"
@@ -144,6 +145,28 @@ def test_an_error_in_a_pass(
     op = blamed(ark("verify", path))
     assert "nn.add(" in op
     assert op.endswith(" at model.layers.1")
+
+
+def test_kernels_that_round_more_than_the_section_says(
+    ark: Ark, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What passes for 8 bits is an error where products take 16."""
+
+    def verified(name: str) -> Any:
+        path = tmp_path / name
+        build(
+            checkpoint, quant="int8", activations="int16", kv="fp32", output=path, backend="tvm",
+            context=64, chunk=16,
+        )  # fmt: skip
+        return ark("verify", path, "--threads", 1)
+
+    assert verified("sound.ark").code == 0
+    monkeypatch.setattr("arkinfer_tvm.lower_matrix._digits", lambda node: 1)
+    result = verified("m.ark")
+    assert result.code == 1
+    found = re.search(r"its error is ([\d.]+), limit 0\.01\.", result.err)
+    assert found, result.err
+    assert float(found[1]) < NUMERICS["tvm", "int8"].error
 
 
 def test_weights_that_lost_too_much_are_told_from_kernels_that_err(

@@ -91,7 +91,7 @@ def test_every_backend_that_runs_here_has_its_classes() -> None:
             for kv in ("fp32", "fp16", "bf16", "int8")
         ]
         assert errors == sorted(set(errors))
-    assert {row for _, row in NUMERICS} == {*ROUNDING, "int2"}
+    assert {row for _, row in NUMERICS} == {*ROUNDING, "int2", "int16"}
     assert {backend for backend, _ in NUMERICS} == {backend for backend, _ in CACHES}
 
 
@@ -122,6 +122,21 @@ def test_activations_that_are_not_rounded_have_the_tolerances_of_floats() -> Non
     assert exact["reference"] == NUMERICS["onnxruntime", "fp32"]
     assert exact["source"] == exact["reference"] + ROUNDING["int4"]
     assert usual == tolerances(file, "onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("taken", "like"),
+    [
+        ("int16", "int16"), ("fp32, int16 in 1 of 3", "int16"), ("int16, fp32 in 1 of 3", "int16"),
+        ("int8, int16 in 12 of 41", "int4"), ("int16, int8 in 6 of 41", "int4"), ("", "int4"),
+    ],
+)  # fmt: skip
+def test_the_coarsest_of_what_products_take_counts(taken: str, like: str) -> None:
+    found = tolerances(manifest("bf16", "int4-g32", "int8-g128"), "tvm", taken)
+    assert found["reference"] == NUMERICS["tvm", like]
+    assert found["source"] == NUMERICS["tvm", like] + ROUNDING["int4"]
+    dense = tolerances(manifest("bf16"), "tvm", taken)
+    assert dense["reference"] == NUMERICS["tvm", "bf16"]
 
 
 def test_an_unknown_class_is_an_error() -> None:
