@@ -1,6 +1,6 @@
 """What holds for all tests: Ctrl-C reaches the processes that they start; no build is cached
 across tests, where it could hide a fault that one of them plants, and none for the user; no example
-of a property test fails because the machine is busy.
+of a property test fails because the machine is busy; threads that wait leave their core to others.
 """
 
 from __future__ import annotations
@@ -15,6 +15,11 @@ from hypothesis import settings
 
 settings.register_profile("arkinfer", deadline=None)
 settings.load_profile("arkinfer")
+
+# On a busy machine threads that spin while they wait are most of what small products cost. Tests of
+# what numbers of threads change set them themselves. Read when torch and numpy are imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # A shell starts background jobs, such as CI's, with Ctrl-C ignored, and children would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
