@@ -188,7 +188,8 @@ class Tuner(Protocol):
     """What a compiler may offer beyond `Compiler`: choices by measurement."""
 
     def tuned(self, target: Target) -> Compiler:
-        """The same compiler, but it measures on this machine what it else takes from a model.
+        """The same compiler, but it measures on this machine what it else takes from a model: how
+        products with quantized matrices, whose input is rounded, are computed fastest.
 
         What it finds depends on the processor, and is made as `Work`: builds keep it, so that the
         next one on such a processor measures nothing and has the same bytes.

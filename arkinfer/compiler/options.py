@@ -205,12 +205,19 @@ class BuildOptions:
 
         Raises:
             UsageError: another quantization was asked for, or int8 activations with nothing that
-                is quantized.
+                is quantized, or tuning with nothing to tune.
         """
         spec = self.quant
-        if self.activations == "int8" and not (
-            schemes or spec.linear or spec.embedding or self.overrides
-        ):
+        dense = not (schemes or spec.linear or spec.embedding or self.overrides)
+        if self.tuned is not None and (dense or self.activations == "fp32"):
+            other = "quantize: --quant int4" if dense else "leave --activations out"
+            raise UsageError(
+                "There is nothing to tune",
+                "What is measured are products with quantized matrices whose input is rounded, "
+                "and this build has none",
+                f"Leave --tune out, or {other}",
+            )
+        if self.activations == "int8" and dense:
             raise UsageError(
                 "No matrix is quantized, so that activations stay as they are",
                 "int8 was asked for, which is for products with quantized matrices",
@@ -336,7 +343,7 @@ def _tuning(chosen: Sequence[Compiler], target: Target) -> tuple[Compiler, ...]:
         able = [name for name in known if isinstance(compiler(name), Tuner)]
         raise UsageError(
             f"{' and '.join(each.name for each in chosen)} cannot be tuned",
-            "No kernel there is chosen by measuring",
+            "Such sections are the same wherever they are built",
             "Leave --tune out" + "".join(f", or build with --backend {name}" for name in able[:1]),
         )
     return tuple(each.tuned(target) if isinstance(each, Tuner) else each for each in chosen)

@@ -82,8 +82,13 @@ def _alike(kernel: QuantLinear) -> QuantLinear:
     return replace(kernel, stream=stream, finish=Finish())
 
 
+def _rows(kernel: QuantLinear) -> int:
+    """Of the product that is measured, each of which has as many digits as the kernel takes."""
+    return kernel.most // kernel.digits
+
+
 def _work(kernel: QuantLinear, isa: str) -> Work:
-    rows = "1 row" if kernel.most == 1 else f"{kernel.most} rows"
+    rows = "1 row" if _rows(kernel) == 1 else f"{_rows(kernel)} rows"
     stream = kernel.stream
     name = f"products of {rows} with {stream.columns:,} inputs in {stream.bits} bits"
     facts = (repr(kernel), isa, processor(), *tools(ISAS[isa].arch))
@@ -101,7 +106,7 @@ def _fastest(kernel: QuantLinear, isa: str) -> bytes:
 
 
 def _parse(data: bytes) -> Tiling | None:
-    facts = json.loads(data) if data.strip(b"\0") else None  # zeros: a plan's
+    facts = json.loads(data) if data else None  # nothing: a plan's
     return None if facts is None else Tiling(facts["rows"], facts["blocks"], tuple(facts["few"]))
 
 
@@ -122,7 +127,7 @@ def measure(
 def _runs(kernels: Sequence[QuantLinear], isa: str) -> Generator[list[Callable[[], None]]]:
     """What runs each of some kernels, which differ in nothing but tiles, on the same memory."""
     names: dict[Kernel, str] = {kernel: f"tried_{i}" for i, kernel in enumerate(kernels)}
-    stream, rows = kernels[0].stream, kernels[0].most // kernels[0].digits
+    stream, rows = kernels[0].stream, _rows(kernels[0])
     size = stream.slabs * stream.slab
     copies = max(1, (_COLD if rows <= MOST_ROWS else _WARM) // size)
     rng = np.random.default_rng(0)

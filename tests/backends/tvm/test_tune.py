@@ -66,6 +66,25 @@ def test_runs_take_turns() -> None:
     assert times == [[5, 5], [3, 3]]  # the first round is not counted
 
 
+@pytest.mark.parametrize("digits", [1, 2])
+def test_a_real_measurement(digits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one row, in one digit of 8 bits or two: what is found is a candidate."""
+    monkeypatch.setattr(tune, "ROUNDS", 2)
+    monkeypatch.setattr(tune, "_COLD", 1 << 20)
+    kernel = replace(product(digits), digits=digits)
+    asked: list[str] = []
+
+    def made(works: Any) -> list[bytes]:
+        asked.extend(work.name for work in works)
+        return [work.make() for work in works]
+
+    (found,) = tune.measured({kernel: "a"}, HERE[-1], made)
+    assert asked == ["products of 1 row with 192 inputs in 4 bits"]
+    assert isinstance(found, QuantLinear)
+    known = candidates(ISAS[HERE[-1]], kernel.stream, kernel.most, digits)
+    assert found.tiling in (None, *known[1:])
+
+
 @pytest.mark.parametrize("isa", HERE)
 @pytest.mark.parametrize("most", [1, 8, 40])
 def test_every_candidate_computes_the_same(isa: str, most: int) -> None:
@@ -127,7 +146,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_tuned_build_measures_once(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For real, with few turns: the second build measures nothing, and has the same bytes."""
+    """For real, with few turns: the second build measures nothing, and has the same bytes; one
+    that is stopped keeps what it measured."""
     monkeypatch.setenv("ARKINFER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(tune, "ROUNDS", 2)
     monkeypatch.setattr(tune, "_COLD", 1 << 20)
@@ -136,6 +156,8 @@ def test_a_tuned_build_measures_once(
 
     def measure(*given: Any) -> list[list[int]]:
         runs.append(len(given[0]))
+        if len(runs) == 2:
+            raise KeyboardInterrupt
         return real(*given)
 
     monkeypatch.setattr(tune, "measure", measure)
@@ -147,8 +169,11 @@ def test_a_tuned_build_measures_once(
             embedding="none", on_progress=told.append, **more,
         )  # fmt: skip
 
+    with pytest.raises(KeyboardInterrupt):
+        build("first.ark", tune=True)
     first = build("first.ark", tune=True)
-    assert runs
+    told_once = [moment.step for moment in told if moment.step.startswith("measuring ")]
+    assert len(runs) == len(set(told_once)) + 1 > 3  # one was begun twice
     assert min(runs) > 1
     assert any(moment.step.startswith("measuring products of 1 row") for moment in told)
     count = len(runs)
@@ -179,6 +204,19 @@ def test_other_backends_cannot_be_tuned() -> None:
         BuildOptions.make(Asked("cpu", backend=("onnxruntime", "reference"), tune=True))
     assert caught.value.what == "onnxruntime and reference cannot be tuned"
     assert caught.value.fix == "Leave --tune out, or build with --backend tvm"
+
+
+@pytest.mark.parametrize(
+    ("quant", "activations", "other"),
+    [("none", None, "quantize: --quant int4"), ("int4", "fp32", "leave --activations out")],
+)
+def test_nothing_to_tune(quant: str, activations: str | None, other: str) -> None:
+    """A build without such products does not claim to be tuned."""
+    options = BuildOptions.make(Asked("cpu", quant, "tvm", activations=activations, tune=True))
+    with pytest.raises(UsageError) as caught:
+        options.for_checkpoint({})
+    assert caught.value.what == "There is nothing to tune"
+    assert caught.value.fix == f"Leave --tune out, or {other}"
 
 
 def test_one_backend_of_several_is_tuned() -> None:
