@@ -1,4 +1,5 @@
-"""Asks the system to keep files in pages of 2 MiB. Knows nothing of what is in them.
+"""Asks the system to keep files in pages of 2 MiB, and tells whether it does. Knows nothing of what
+is in them.
 
 Weights are read once a token, and looking up the addresses of 4 KiB pages costs up to a quarter of
 the time. Linux reads a mapped file into large pages when it is asked to before the pages are in its
@@ -9,8 +10,17 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
+
+LARGE = 2 << 20
+_MUCH = 64 << 20
+"""Bytes of a file that are worth a word: addresses of less are at hand in every processor."""
+
+_SYSTEM = Path("/sys/kernel/mm/transparent_hugepage")
+_SINCE = {"xfs": (5, 18), "ext4": (6, 16)}
+"""File systems that have large pages, and the Linux from which on."""
 
 
 def prefer_large_pages(mapped: mmap.mmap) -> None:
@@ -18,6 +28,65 @@ def prefer_large_pages(mapped: mmap.mmap) -> None:
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # a kernel without them
             mapped.madvise(mmap.MADV_HUGEPAGE)
+
+
+def in_small_pages(path: Path, much: int = _MUCH) -> bool:
+    """Whether this process reads most of a mapped file in small pages though the system has large
+    ones for it: `renew` and mapping it again would help. False where nobody can tell.
+
+    Args:
+        path: a file that this process has mapped, and has read.
+        much: bytes in memory from which on it matters.
+    """
+    try:
+        place = os.path.realpath(path)
+        smaps = Path("/proc/self/smaps").read_text(errors="replace")
+        held, large = resident(smaps, place)
+        return held >= much and large < held / 2 and _has_large_pages(place)
+    except (OSError, ValueError):
+        return False  # another system, or a kernel that does not say
+
+
+def resident(smaps: str, path: str) -> tuple[int, int]:
+    """Bytes of a file that a process has in memory, and of these in large pages.
+
+    Args:
+        smaps: as Linux has it in /proc/<process>/smaps.
+        path: as it stands there.
+    """
+    held = large = 0
+    mine = False
+    for line in smaps.splitlines():
+        name, _, rest = line.partition(":")
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            mine = line.partition("/")[2] == path[1:]
+        elif mine and name == "Rss":
+            held += int(rest.split()[0]) << 10
+        elif mine and name == "FilePmdMapped":
+            large += int(rest.split()[0]) << 10
+    return held, large
+
+
+def _has_large_pages(path: str) -> bool:
+    """Whether the kernel and the file system of a file have large pages.
+
+    Raises:
+        OSError, ValueError: the kernel does not say.
+    """
+    if "[never]" in (_SYSTEM / "enabled").read_text():
+        return False
+    if int((_SYSTEM / "hpage_pmd_size").read_text()) != LARGE:
+        return False
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    mounts = (line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    kind = next((m[m.index("-") + 1] for m in mounts if m[2] == wanted), "")
+    release = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return (
+        kind in _SINCE
+        and release is not None
+        and ((int(release[1]), int(release[2])) >= _SINCE[kind])
+    )
 
 
 def renew(path: Path) -> None:

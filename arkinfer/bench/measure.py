@@ -42,6 +42,7 @@ class Measured:
                 "loaded": int(median(rss)),
                 "peak": max(self.peak),
             },
+            "small_pages": any(facts.get("small_pages", False) for facts in self.ready),
             "results": [
                 {
                     "kind": case.kind,

@@ -51,8 +51,10 @@ def serve(open_engine: Callable[[], tuple[Any, dict[str, Any]]]) -> None:
 
 def open_engine(options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Loads an artifact and gives its first token, as a user waits for it."""
+    from arkinfer.artifact.pages import in_small_pages
     from arkinfer.bench.cases import TimedExecutable
     from arkinfer.runtime.engine import load
+    from arkinfer.runtime.registry import device_of
 
     before = _memory()["now"]
     start = time.perf_counter()
@@ -61,7 +63,11 @@ def open_engine(options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     timed = TimedExecutable(engine.executable, options["capacity"], options["seed"])
     if first := min(FIRST, options["capacity"]):
         timed.prefill(first)
-    facts = {"load_seconds": loaded, "rss_before": before, "variant": engine.variant}
+    small = device_of(engine.backend) == "cpu" and in_small_pages(Path(options["path"]))
+    facts = {
+        "load_seconds": loaded, "rss_before": before, "variant": engine.variant,
+        "small_pages": small,
+    }  # fmt: skip
     return timed, facts
 
 

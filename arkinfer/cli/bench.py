@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from arkinfer.cli.bench_compare import compare
 from arkinfer.cli.bench_output import check_places, during, numbers, print_json, print_machine, save
 from arkinfer.cli.options import Backend, Device, Json, Model, Threads
-from arkinfer.cli.preparing import prepare_first, section_for
+from arkinfer.cli.preparing import SMALL_PAGES, prepare_first, section_for
 from arkinfer.cli.progress import Progress
 
 _LENGTHS, _DEPTHS = (128, 512), (0, 1024)  # the defaults, as far as they fit
@@ -135,6 +135,8 @@ def _print(facts: dict[str, Any]) -> None:
     print(f"load    {_seconds(load)}, {human(facts['section_bytes'])} of sections")
     print(f"memory  {human(rss['before'])} before, {human(rss['loaded'])} loaded, "
           f"{human(rss['peak'])} at most (RSS)")  # fmt: skip
+    if facts["small_pages"]:
+        print(f"pages   {SMALL_PAGES.format(file=facts['path'])}")
     print_machine(facts["environment"])
     keys = ("median", "lower_quartile", "upper_quartile", "min", "max")
     rows = [

@@ -63,6 +63,7 @@ def prepare(
         return
     if made is None:
         print(f"{file} needs no preparation: its section for {section.backend} runs as it is.")
+        print("The next run reads it afresh, into large pages where the system has them.")
         return
     _print(file, section.backend, made)
 

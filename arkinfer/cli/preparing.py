@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from arkinfer.runtime.contract import LoadOptions
     from arkinfer.runtime.prepared import Prepared
 
+SMALL_PAGES = (
+    '{file} is held in small pages, as files are that were just copied; "arkinfer prepare {file}", '
+    "while nothing runs it, makes decoding faster"
+)
+
 
 class Loading(Steps):
     """Progress while a file is loaded; says what was made on the way, which takes minutes.

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from arkinfer.cli.options import Backend, Context, Device, Json, Kept, Model, Threads
-from arkinfer.cli.preparing import Loading
-from arkinfer.cli.progress import Progress
+from arkinfer.cli.preparing import SMALL_PAGES, Loading
+from arkinfer.cli.progress import Progress, say
 
 if TYPE_CHECKING:
     from arkinfer.runtime.engine import Engine
@@ -112,6 +112,8 @@ def run(
                 return
             stream(answer, progress)
         say_end(engine, answer, stats=stats)
+        if stats:
+            _note_pages(engine, file)
 
 
 def stream(answer: Generation, progress: Progress) -> None:
@@ -150,6 +152,15 @@ def say_end(engine: Engine, answer: Generation, *, stats: bool) -> None:
             f"{_rate(times.decode_tokens_per_second)}{kernels}",
             file=sys.stderr,
         )
+
+
+def _note_pages(engine: Engine, file: str) -> None:
+    from arkinfer.artifact.pages import in_small_pages
+    from arkinfer.runtime.demo import located
+    from arkinfer.runtime.registry import device_of
+
+    if device_of(engine.backend) == "cpu" and in_small_pages(Path(located(file))):
+        say(SMALL_PAGES.format(file=file))
 
 
 def _rate(value: float | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from arkinfer.bench import measure
 from tests.runtime.artifacts import write_artifact
 
 Ark = Callable[..., Any]
@@ -23,7 +24,7 @@ def test_json_has_stable_keys(ark: Ark, model: Path, tmp_path: Path):
     facts = json.loads(result.out)
     assert list(facts) == [
         "path", "digest", "backend", "threads", "section_bytes", "variant", "launches", "rounds",
-        "first_token", "load", "rss", "results", "environment",
+        "first_token", "load", "rss", "small_pages", "results", "environment",
     ]  # fmt: skip
     assert [(r["kind"], r["tokens"], r["depth"]) for r in facts["results"]] == [
         ("prefill", 16, 0), ("prefill", 32, 0), ("decode", 8, 0), ("decode", 8, 64),
@@ -55,6 +56,24 @@ def test_the_table(ark: Ark, model: Path):
     assert [line.split()[:3] for line in lines[start + 1 :]] == [
         ["prefill", "128", "0"], ["decode", "4", "0"],
     ]  # fmt: skip
+
+
+def test_a_file_in_small_pages_is_told(ark: Ark, model: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whether it is, `tests/artifact/test_pages.py` sees; one process of several is enough."""
+    real = measure.measure
+
+    def found(*args: Any, **options: Any) -> measure.Measured:
+        measured = real(*args, **options)
+        assert [facts["small_pages"] for facts in measured.ready] == [False, False]
+        measured.ready[1]["small_pages"] = True
+        return measured
+
+    monkeypatch.setattr(measure, "measure", found)
+    options = ("--quick", "--tokens", 4, "--launches", 2)
+    assert ark("bench", model, *options).out.splitlines()[4] == (
+        f"pages   {model} is held in small pages, as files are that were just copied; "
+        f'"arkinfer prepare {model}", while nothing runs it, makes decoding faster'
+    )
 
 
 @pytest.mark.parametrize(

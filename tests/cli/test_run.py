@@ -200,6 +200,17 @@ def test_notes_on_standard_error(ark: Ark, model: Path):
     assert words.count("tok/s;") + words.count("tok/s") == 2
 
 
+def test_a_file_in_small_pages_is_told(ark: Ark, model: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whether it is, `tests/artifact/test_pages.py` sees."""
+    monkeypatch.setattr("arkinfer.artifact.pages.in_small_pages", lambda path: path == model)
+    options = ("run", model, "Why?", "--max-new-tokens", 4)
+    assert ark(*options, "--stats").err.splitlines()[1:] == [
+        f"note: {model} is held in small pages, as files are that were just copied; "
+        f'"arkinfer prepare {model}", while nothing runs it, makes decoding faster'
+    ]
+    assert ark(*options).err == ""
+
+
 def test_the_time_to_the_first_text_counts_from_the_start_of_the_process(
     process: Start, model: Path
 ):
