@@ -323,7 +323,7 @@ def check_tokens(
         UsageError: as `State.step` says; the state was not touched.
     """
     ids = np.ascontiguousarray(tokens)
-    if ids.ndim != 1 or ids.size == 0 or not np.issubdtype(ids.dtype, np.integer):
+    if ids.ndim != 1 or ids.size == 0 or ids.dtype.kind not in "iu":
         raise UsageError(
             f"A step cannot take tokens of shape {ids.shape} and type {ids.dtype}",
             "It appends one sequence of whole numbers",
@@ -341,20 +341,23 @@ def check_tokens(
             f"Its caches hold {state.capacity}",
             "Truncate it, or make a state with a larger context",
         )
-    bad = np.flatnonzero((ids < 0) | (ids >= executable.vocab_size))
-    if bad.size:
+    vocab_size = executable.vocab_size
+    known = ids.tolist()
+    if min(known) < 0 or max(known) >= vocab_size:
+        bad = next(i for i, each in enumerate(known) if not 0 <= each < vocab_size)
         raise UsageError(
-            f"Token {bad[0]} of the step has the id {ids[bad[0]]}",
-            f"The model's vocabulary ends at {executable.vocab_size - 1}",
+            f"Token {bad} of the step has the id {known[bad]}",
+            f"The model's vocabulary ends at {vocab_size - 1}",
         )
-    _check_taps(executable, taps)
-    return ids.astype(np.int64, copy=False)
+    if taps:
+        _check_taps(executable, taps)
+    return ids if ids.dtype == np.int64 else ids.astype(np.int64)
 
 
 def _check_taps(executable: Executable, taps: tuple[str, ...]) -> None:
     known: tuple[str, ...] = getattr(executable, "taps", ())
     unknown = [tap for tap in taps if tap not in known]
-    if taps and "taps" not in executable.features:
+    if "taps" not in executable.features:
         raise UsageError(f'There is no tap "{taps[0]}"', "This section gives no hidden states away")
     if unknown:
         near = did_you_mean(unknown[0], known)

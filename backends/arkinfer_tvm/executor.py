@@ -27,7 +27,7 @@ from arkinfer.runtime.contract import (
 from arkinfer.runtime.drafts import Drafts, line
 from arkinfer.runtime.saved_state import SavedCache, StateForm
 from arkinfer_tvm.cpu import Variant, choose, cpu_flags, platform_name
-from arkinfer_tvm.library import Array, Bound, Library, Memory, aligned
+from arkinfer_tvm.library import Arguments, Array, Bound, Library, Memory, aligned
 from arkinfer_tvm.program import (
     ANCESTORS,
     INTERFACE,
@@ -250,7 +250,7 @@ class TvmExecutable:
 
     def run(
         self,
-        arguments: Sequence[Array],
+        arguments: Sequence[Arguments],
         caches: list[Array],
         tokens: Array,
         rows: Array,
@@ -286,7 +286,7 @@ class TvmExecutable:
 
     def observe(
         self,
-        arguments: Sequence[Array],
+        arguments: Sequence[Arguments],
         caches: list[Array],
         tokens: Array,
         rows: Array,
@@ -304,7 +304,7 @@ class TvmExecutable:
         return cast(FloatArray, ports[LOGITS])
 
     def run_timed(
-        self, arguments: Sequence[Array], tokens: Array, rows: Array, length: int
+        self, arguments: Sequence[Arguments], tokens: Array, rows: Array, length: int
     ) -> tuple[FloatArray, Array]:
         """Logits as of `run`, and the nanoseconds that each call took."""
         number = self.program(len(tokens))

@@ -17,10 +17,12 @@
 #include <unistd.h>
 
 #define EXPORT __attribute__((visibility("default")))
-#define IDLE_SPINS 4000  /* some 100 microseconds: longer than what lies between two steps */
+#define IDLE 1000000     /* nanoseconds: longer than what lies between two steps of a caller */
 #define PHASE_SPINS 4000 /* in a step, before the processor is offered to others */
 #define CLAIMS 8         /* of each thread and call, about */
 #define MOST_ARGUMENTS 32
+#define LINE 64
+#define AHEAD (64 << 10) /* bytes that a thread asks for while it waits: a part of a second cache */
 
 enum { INTEGER = 1 }; /* kTVMFFIInt of tvm_ffi/c_api.h */
 
@@ -36,6 +38,8 @@ typedef struct {
   int64_t first, count;   /* its arguments */
   const int64_t *jobs;    /* how many there are, known when the step begins */
   int64_t meet;           /* whether all threads wait for each other afterwards */
+  const char *stream;     /* what its jobs read in order, as much each; NULL: nothing of that kind */
+  int64_t bytes;          /* of the stream */
 } Call;
 
 typedef struct {
@@ -68,6 +72,9 @@ typedef struct Pool {
 
 typedef struct { Pool *pool; int thread; } Member;
 
+/* What a thread asks the memory for while it waits: the beginning of its part of the next stream. */
+typedef struct { int64_t call; const char *at, *end; } Ahead;
+
 static _Thread_local char message[512];
 
 static void relax(void) {
@@ -84,8 +91,30 @@ static int64_t now(void) {
   return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
 }
 
+static int64_t grain(const Pool *pool, int64_t jobs) {
+  int64_t some = jobs / (pool->threads * CLAIMS);
+  return some < 1 ? 1 : some;
+}
+
+/* After the call `done`. Between streams memory is idle, and so are most threads. */
+static void look_ahead(const Pool *pool, const Step *step, int64_t done, int thread, Ahead *ahead) {
+  if (ahead->call > done) return;
+  *ahead = (Ahead){step->count, NULL, NULL};
+  for (int64_t call = done + 1; call < step->count; call++) {
+    const Call *next = &step->calls[call];
+    int64_t jobs = *next->jobs, first = thread * grain(pool, jobs);
+    if (next->stream == NULL) continue;
+    ahead->call = call;
+    if (first >= jobs) return;
+    int64_t begin = next->bytes / jobs * first, size = next->bytes - begin;
+    ahead->at = next->stream + begin;
+    ahead->end = ahead->at + (size < AHEAD ? size : AHEAD);
+    return;
+  }
+}
+
 /* All threads of the pool wait here for each other. */
-static void meet(Pool *pool) {
+static void meet(Pool *pool, Ahead *ahead) {
   unsigned phase = atomic_load(&pool->phase);
   if (atomic_fetch_add(&pool->arrived, 1) == (unsigned)pool->threads - 1) {
     atomic_store(&pool->arrived, 0);
@@ -93,7 +122,10 @@ static void meet(Pool *pool) {
     return;
   }
   for (int spins = 0; atomic_load(&pool->phase) == phase; spins++) {
-    if (spins < PHASE_SPINS) relax();
+    if (ahead->at < ahead->end) {
+      __builtin_prefetch(ahead->at, 0, 2);
+      ahead->at += LINE;
+    } else if (spins < PHASE_SPINS) relax();
     else sched_yield(); /* somebody lost the processor */
   }
 }
@@ -104,15 +136,18 @@ static void fail(Pool *pool, int64_t call) {
     memcpy(pool->message, message, sizeof message);
 }
 
-/* The jobs of one call that this thread gets. */
+/* The jobs of one call that this thread gets. Of a stream it begins with those that it may have
+ * asked for. */
 static void work(Pool *pool, const Step *step, int64_t call, int thread) {
   const Call *each = &step->calls[call];
-  int64_t jobs = *each->jobs, grain = jobs / (pool->threads * CLAIMS);
+  int64_t jobs = *each->jobs, some = grain(pool, jobs);
+  int64_t shared = each->stream ? some * pool->threads : 0; /* from where on jobs are anybody's */
   Argument list[MOST_ARGUMENTS + 2];
   int ready = 0;
-  if (grain < 1) grain = 1;
-  for (;;) {
-    int64_t first = atomic_fetch_add_explicit(&pool->claimed[call], grain, memory_order_relaxed);
+  for (int turn = 0;; turn++) {
+    int64_t first = some * thread;
+    if (turn || !shared)
+      first = shared + atomic_fetch_add_explicit(&pool->claimed[call], some, memory_order_relaxed);
     if (first >= jobs) return;
     if (!ready) {
       memcpy(list, step->arguments + each->first, each->count * sizeof *list);
@@ -125,7 +160,7 @@ static void work(Pool *pool, const Step *step, int64_t call, int thread) {
       ready = 1;
     }
     list[each->count].value.number = first;
-    list[each->count + 1].value.number = first + grain < jobs ? first + grain : jobs;
+    list[each->count + 1].value.number = first + some < jobs ? first + some : jobs;
     Argument result = {0, 0, {0}};
     message[0] = 0;
     if (each->kernel(NULL, list, (int32_t)each->count + 2, &result)) {
@@ -137,11 +172,24 @@ static void work(Pool *pool, const Step *step, int64_t call, int thread) {
 
 static void walk(Pool *pool, int thread) {
   Step step = pool->step; /* after the last call, the next step may begin before all have left it */
+  Ahead ahead = {-1, NULL, NULL};
   for (int64_t call = 0; call < step.count; call++) {
     work(pool, &step, call, thread);
-    if (step.calls[call].meet || step.ends || call + 1 == step.count) meet(pool);
+    if (step.calls[call].meet || step.ends || call + 1 == step.count) {
+      look_ahead(pool, &step, call, thread, &ahead);
+      meet(pool, &ahead);
+    }
     if (step.ends && thread == 0) step.ends[call] = now() - step.start;
   }
+}
+
+/* Waits a while for the next step; to wake a thread that sleeps takes some 50 microseconds. */
+static void idle(Pool *pool, unsigned seen) {
+  for (int64_t until = now() + IDLE; now() < until;)
+    for (int spins = 0; spins < 50; spins++) {
+      if (atomic_load(&pool->begun) != seen) return;
+      relax();
+    }
 }
 
 static void *serve(void *given) {
@@ -150,7 +198,7 @@ static void *serve(void *given) {
   unsigned seen = 0;
   free(given);
   for (;;) {
-    for (int spins = 0; atomic_load(&pool->begun) == seen && spins < IDLE_SPINS; spins++) relax();
+    idle(pool, seen);
     if (atomic_load(&pool->begun) == seen) {
       pthread_mutex_lock(&pool->lock);
       pool->asleep++;

@@ -6,6 +6,7 @@ Knows numpy and ctypes; no TVM, no IR and no artifact.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import shutil
 import tempfile
@@ -26,8 +27,11 @@ _POINTER = 4
 """kTVMFFIOpaquePtr of tvm_ffi/c_api.h."""
 _ARGUMENT = np.dtype([("type", "<i4"), ("own", "<u4"), ("value", "<u8")])
 _CALL = np.dtype(
-    [("kernel", "<u8"), ("first", "<i8"), ("count", "<i8"), ("jobs", "<u8"), ("meet", "<i8")]
-)
+    [
+        ("kernel", "<u8"), ("first", "<i8"), ("count", "<i8"), ("jobs", "<u8"), ("meet", "<i8"),
+        ("stream", "<u8"), ("bytes", "<i8"),
+    ]
+)  # fmt: skip
 """`Argument` and `Call` of launcher.c."""
 
 Array = npt.NDArray[Any]
@@ -40,7 +44,7 @@ def aligned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         ResourceError: there is not that much memory.
     """
     kind = np.dtype(dtype)
-    size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+    size = math.prod(shape) * kind.itemsize
     try:
         raw = np.empty(size + ALIGNMENT, np.uint8)
     except MemoryError:
@@ -49,15 +53,18 @@ def aligned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
             "The system refused them",
             "Ask for a smaller context, or end other programs",
         ) from None
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size].view(kind).reshape(shape)
+    return np.ndarray(shape, kind, raw, -_address(raw) % ALIGNMENT)
+
+
+def _address(array: Array) -> int:
+    return array.__array_interface__["data"][0]  # without the objects that `array.ctypes` makes
 
 
 def pointer(array: Array) -> int:
     """Where an array starts (0 for an empty one); kernels are given no other kind of memory."""
     if array.size == 0:
         return 0
-    address = array.ctypes.data
+    address = _address(array)
     if address % ALIGNMENT or not array.flags.c_contiguous:
         raise InternalError("a kernel was given memory that is not aligned and contiguous")
     return address
@@ -109,22 +116,21 @@ class Library:
         return found.value or 0
 
     def run(
-        self, calls: Array, arguments: Array, own: Array, ends: npt.NDArray[np.int64] | None = None
+        self, calls: int, count: int, arguments: int, own: int, stride: int, ends: int | None = None
     ) -> int:
         """Runs calls in order, without the interpreter's lock; 0, or 1 + the one that failed.
 
         Args:
-            calls: at most as many as were said.
-            arguments: of all calls.
-            own: uint8 [threads, bytes], what each thread has for itself.
-            ends: gets when each call has ended, in nanoseconds after the first began.
+            calls: where they are.
+            count: of them, at most as many as were said.
+            arguments: where those of all calls are.
+            own: where the memory is that threads have for themselves, `stride` bytes each.
+            ends: where to write when each call has ended, int64, in nanoseconds after the first
+                began.
         """
         if self._pool is None:
             raise InternalError("the library is closed")
-        return self._run(
-            self._pool, calls.ctypes.data, len(calls), arguments.ctypes.data, own.ctypes.data,
-            own.shape[1], None if ends is None else ends.ctypes.data,
-        )  # fmt: skip
+        return self._run(self._pool, calls, count, arguments, own, stride, ends)
 
     def message(self) -> str:
         """Why the last run failed."""
@@ -150,6 +156,29 @@ class Memory:
         self.own = aligned((threads, max(program.own for program in programs)), np.uint8)
 
 
+class Arguments:
+    """What the kernels of a program are given, call after call, for one sequence.
+
+    Attributes:
+        address: where they are.
+    """
+
+    def __init__(self, template: Array, places: Mapping[int | str, Sequence[int]]) -> None:
+        self._array = template.copy()
+        self._values = memoryview(self._array["value"])
+        self._places = places
+        self._given: dict[int | str, Array] = {}
+        self.address = _address(self._array)
+
+    def give(self, key: int | str, array: Array) -> None:
+        """Puts an array where the port, or the cache, of that name is wanted."""
+        if self._given.get(key) is not array:
+            address = pointer(array)
+            for place in self._places.get(key, ()):
+                self._values[place] = address
+            self._given[key] = array
+
+
 class Bound:
     """A program whose scratch memory and weights are in place, to be run with any caches.
 
@@ -166,6 +195,7 @@ class Bound:
         memory = memory or Memory([program], library.threads)
         self._scratch, self._own = memory.scratch, memory.own
         self._dims = aligned((len(program.dims), ALIGNMENT // 8), np.int64)
+        self._sizes = self._dims.data
         used = [index for call in program.calls for index in call.operands]
         self._template = np.zeros(len(used), _ARGUMENT)
         self._template["type"] = _POINTER
@@ -185,7 +215,11 @@ class Bound:
             row["kernel"], row["meet"] = kernels[call.kernel], call.meet
             row["first"], row["count"] = first, len(call.operands)
             row["jobs"] = pointer(self._dims[call.jobs])
+            if call.stream is not None:
+                stream = self._weights[str(program.operands[call.stream].key)]
+                row["stream"], row["bytes"] = pointer(stream), stream.nbytes
             first += len(call.operands)
+        self._first_call, self._stack = _address(self._calls), _address(self._own)
 
     def _address(self, kind: str, key: int | str) -> int:
         """0 for what is known first when a step begins."""
@@ -197,15 +231,15 @@ class Bound:
             return int(key)
         return pointer(self._weights[str(key)]) if kind == "weight" else 0
 
-    def arguments(self, caches: Sequence[Array]) -> Array:
-        """The argument list of a state with these caches, for `run`."""
-        made = self._template.copy()
+    def arguments(self, caches: Sequence[Array]) -> Arguments:
+        """The arguments of a state with these caches, for `run`."""
+        made = Arguments(self._template, self._places)
         for index, cache in enumerate(caches):
-            made["value"][self._places.get(index, [])] = pointer(cache)
+            made.give(index, cache)
         return made
 
     def run(
-        self, arguments: Array, symbols: Mapping[str, int], ports: Iterable[tuple[str, Array]]
+        self, arguments: Arguments, symbols: Mapping[str, int], ports: Iterable[tuple[str, Array]]
     ) -> None:
         """One step.
 
@@ -221,17 +255,17 @@ class Bound:
         self.run_calls(arguments, 0, len(self._calls))
 
     def run_timed(
-        self, arguments: Array, symbols: Mapping[str, int], ports: Iterable[tuple[str, Array]]
+        self, arguments: Arguments, symbols: Mapping[str, int], ports: Iterable[tuple[str, Array]]
     ) -> npt.NDArray[np.int64]:
         """As `run`; gives back the nanoseconds that each call took."""
         self._begin(arguments, symbols, ports)
         ends = np.zeros(len(self._calls), np.int64)
-        self._check(self._library.run(self._calls, arguments, self._own, ends))
+        self._check(self._run(arguments, 0, len(ends), _address(ends)))
         return np.diff(ends, prepend=0)
 
     def observe(
         self,
-        arguments: Array,
+        arguments: Arguments,
         symbols: Mapping[str, int],
         ports: Mapping[str, Array],
         caches: Sequence[Array],
@@ -270,21 +304,28 @@ class Bound:
         return rows.reshape(count, *value.row)
 
     def _begin(
-        self, arguments: Array, symbols: Mapping[str, int], ports: Iterable[tuple[str, Array]]
+        self, arguments: Arguments, symbols: Mapping[str, int], ports: Iterable[tuple[str, Array]]
     ) -> None:
-        for row, dim in zip(self._dims, self.program.dims, strict=True):
-            row[0] = dim.value(symbols)
+        # Between two steps caches hold weights, and all that is touched here comes from memory.
+        for number, dim in enumerate(self.program.dims):
+            self._sizes[number, 0] = dim.value(symbols)
         for name, array in ports:
-            arguments["value"][self._places.get(name, [])] = pointer(array)
+            arguments.give(name, array)
 
-    def run_calls(self, arguments: Array, first: int, last: int) -> None:
+    def _run(self, arguments: Arguments, first: int, last: int, ends: int | None = None) -> int:
+        return self._library.run(
+            self._first_call + first * _CALL.itemsize, last - first, arguments.address,
+            self._stack, self._own.shape[1], ends,
+        )  # fmt: skip
+
+    def run_calls(self, arguments: Arguments, first: int, last: int) -> None:
         """Calls [first, last) of a step that has begun.
 
         Raises:
             DeviceError: a kernel refused; says which.
         """
         if last > first:
-            self._check(self._library.run(self._calls[first:last], arguments, self._own), first)
+            self._check(self._run(arguments, first, last), first)
 
     def _check(self, failed: int, first: int = 0) -> None:
         """`failed`: 0, or one more than the index of the call that failed, counted from `first`."""

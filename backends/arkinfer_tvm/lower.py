@@ -15,6 +15,7 @@ from arkinfer.errors import InternalError, UnsupportedError
 from arkinfer_tvm import kernels
 from arkinfer_tvm.cache_forms import cache_forms
 from arkinfer_tvm.lower_matrix import MatrixLowering, number
+from arkinfer_tvm.phases import Phases
 from arkinfer_tvm.program import (
     ANCESTORS,
     POSITIONS,
@@ -62,6 +63,8 @@ class _Call:
     kernel: str
     operands: list[Operand]
     jobs: Dimension
+    phase: int
+    stream: Operand | None
 
 
 class Lowering(MatrixLowering):
@@ -93,6 +96,7 @@ class Lowering(MatrixLowering):
         self._buffers: list[_Buffer] = []
         self._dims: dict[Dimension, int] = {}
         self._calls: list[_Call] = []
+        self._phases = Phases()
         self._own = 0
         self._places: dict[int, Operand] = {}
         self._seen: list[Seen] = []
@@ -280,11 +284,14 @@ class Lowering(MatrixLowering):
         if sorted(wanted) != sorted(given):
             raise InternalError(f"{kernel.family} takes {wanted}, not {list(given)}")
         operands = [self._operand(given[n]) for n in wanted]
+        written = [operands[wanted.index(name)] for name in kernel.written if name in wanted]
+        phase = self._phases.add(operands, written)
         if kernel.own:
             operands.append(Operand("own", 0))
             self._own = max(self._own, kernel.own)
         jobs = kernel.jobs(_dimension(height))
-        self._calls.append(_Call(self.table.name(kernel), operands, jobs))
+        stream = operands[wanted.index(kernel.streamed)] if kernel.streamed else None
+        self._calls.append(_Call(self.table.name(kernel), operands, jobs, phase, stream))
 
     def _operand(self, given: ir.Value | Home | Operand) -> Operand:
         if isinstance(given, Operand):
@@ -307,16 +314,23 @@ class Lowering(MatrixLowering):
 
     def _placed(self) -> Program:
         inner = [i for i, b in enumerate(self._buffers) if not b.port]
-        lifetimes = [Lifetime(b.size, b.first, b.last) for b in (self._buffers[i] for i in inner)]
+        phases = [call.phase for call in self._calls]
+        phases.append(phases[-1] + 1 if phases else 0)
+        lifetimes = [
+            Lifetime(b.size, phases[b.first], phases[b.last])
+            for b in (self._buffers[i] for i in inner)
+        ]
         offsets, scratch = place(lifetimes)
         self._places = {i: Operand("scratch", at) for i, at in zip(inner, offsets, strict=True)}
         self._places |= {i: Operand("port", b.port) for i, b in enumerate(self._buffers) if b.port}
         operands: dict[Operand, int] = {}
         calls: list[Call] = []
-        for call in self._calls:
+        for call, after in zip(self._calls, phases[1:], strict=True):
             final = (self._place(operand) for operand in call.operands)
             given = tuple(operands.setdefault(o, len(operands)) for o in final)
-            calls.append(Call(call.kernel, given, self._dim(call.jobs)))
+            stream = operands[call.stream] if call.stream else None
+            jobs = self._dim(call.jobs)
+            calls.append(Call(call.kernel, given, jobs, call.phase != after, stream))
         return Program(
             tuple(self._dims), tuple(operands), tuple(calls), tuple(self._shapes), scratch,
             -(-self._own // ALIGNMENT) * ALIGNMENT, max([1, *self.limits.values()]),

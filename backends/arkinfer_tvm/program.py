@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 from arkinfer.limits import LARGEST_DIM, count, parse_json
 from arkinfer_tvm.storage import ORDERS, STORED, Cache
 
-INTERFACE = 2
+INTERFACE = 3
 """Raised when programs or the launcher change so that an older executor cannot run them."""
 
 MOST_OPERANDS = 32
@@ -41,7 +41,9 @@ class Dimension:
     factor: int = 1
 
     def value(self, symbols: Mapping[str, int]) -> int:
-        whole = sum(factor * symbols[name] for name, factor in self.terms) + self.constant
+        whole = self.constant
+        for name, factor in self.terms:
+            whole += factor * symbols[name]
         return -(-whole // self.per) * self.factor
 
     def times(self, factor: int) -> Dimension:
@@ -79,12 +81,14 @@ class Call:
         operands: indices into the program's operands.
         jobs: which of the program's dims says how many jobs there are to share.
         meet: whether the threads wait for each other before the next call.
+        stream: which operand, a weight, its jobs read in order, each as much; None: none.
     """
 
     kernel: str
     operands: tuple[int, ...]
     jobs: int
     meet: bool = True
+    stream: int | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,9 @@ class Program:
     def to_json(self) -> bytes:
         facts = asdict(self)
         facts["operands"] = [[operand.kind, operand.key] for operand in self.operands]
-        facts["calls"] = [[c.kernel, list(c.operands), c.jobs, c.meet] for c in self.calls]
+        facts["calls"] = [
+            [c.kernel, list(c.operands), c.jobs, c.meet, c.stream] for c in self.calls
+        ]
         return json.dumps(facts, separators=(",", ":")).encode()
 
     @classmethod
@@ -139,8 +145,8 @@ class Program:
             ),
             operands=tuple(Operand(kind, key) for kind, key in facts["operands"]),
             calls=tuple(
-                Call(str(name), tuple(arguments), jobs, bool(meet))
-                for name, arguments, jobs, meet in facts["calls"]
+                Call(str(name), tuple(arguments), jobs, bool(meet), stream)
+                for name, arguments, jobs, meet, stream in facts["calls"]
             ),
             caches=tuple(
                 Cache(count(c["heads"]), count(c["size"]), c["dtype"], c["order"])
@@ -172,6 +178,10 @@ class Program:
             indices = [(i, self.operands) for i in call.operands] + [(call.jobs, self.dims)]
             if any(type(i) is not int or not 0 <= i < len(there) for i, there in indices):
                 raise ValueError(f"the call of {call.kernel} has an operand that is not there")
+            if call.stream is not None and (
+                call.stream not in call.operands or self.operands[call.stream].kind != "weight"
+            ):
+                raise ValueError(f"the call of {call.kernel} reads a stream that is no weight")
             if len(call.operands) > MOST_OPERANDS:
                 raise ValueError(f"the call of {call.kernel} has {len(call.operands)} operands")
         if any(c.dtype not in STORED or c.order not in ORDERS for c in self.caches):

@@ -23,7 +23,7 @@ from arkinfer.runtime.contract import (
 )
 from arkinfer.runtime.drafts import Drafts, check_drafts, check_path
 from arkinfer.runtime.saved_state import restore_state, save_state
-from arkinfer_tvm.library import Array, aligned
+from arkinfer_tvm.library import Arguments, Array, aligned
 
 if TYPE_CHECKING:
     from arkinfer_tvm.executor import TvmExecutable
@@ -36,7 +36,7 @@ class TvmState:
         self,
         executable: TvmExecutable,
         caches: list[Array],
-        arguments: Sequence[Array],
+        arguments: Sequence[Arguments],
         capacity: int,
     ) -> None:
         self.executable = executable
@@ -45,6 +45,9 @@ class TvmState:
         self._length = 0
         self._drafts: Drafts | None = None
         self._capacity = capacity
+        self._tokens = aligned((executable.chunk,), np.int64)
+        self._rows = aligned((executable.chunk,), np.int64)
+        self._last: tuple[int, Rows, Array, Array] = 0, "none", self._tokens[:0], self._rows[:0]
 
     @property
     def length(self) -> int:
@@ -86,18 +89,33 @@ class TvmState:
     ) -> StepOutput:
         """Of checked tokens. They are written where older drafts were."""
         self._drafts = None
-        given, wanted = _aligned_inputs(ids, rows)
+        given, wanted = self._inputs(ids, rows)
         return StepOutput(
             *self.executable.run(
                 self._arguments, self._caches, given, wanted, self._length, taps=taps, drafts=drafts
             )
         )
 
+    def _inputs(self, ids: IntArray, rows: Rows) -> tuple[Array, Array]:
+        """The tokens, and the places of those that want logits, where kernels can read them.
+
+        For a step like the last one, what was made for that one.
+        """
+        count = len(ids)
+        if self._last[:2] != (count, rows):
+            start = {"last": count - 1, "all": 0, "none": count}[rows]
+            wanted = self._rows[: count - start]
+            wanted[:] = range(start, count)
+            self._last = count, rows, self._tokens[:count], wanted
+        given = self._last[2]
+        given[:] = ids
+        return given, self._last[3]
+
     def observe(self, tokens: IntArray, observer: Observer, *, rows: Rows = "all") -> StepOutput:
         """See `arkinfer.runtime.contract.Observed`."""
         ids = check_tokens(self.executable, self, tokens)
         self._drafts = None
-        given, wanted = _aligned_inputs(ids, rows)
+        given, wanted = self._inputs(ids, rows)
         logits = self.executable.observe(
             self._arguments, self._caches, given, wanted, self._length, observer
         )
@@ -108,7 +126,7 @@ class TvmState:
         """A step, and the nanoseconds that each of `TvmExecutable.kernels` took."""
         ids = check_tokens(self.executable, self, tokens)
         self._drafts = None
-        given, wanted = _aligned_inputs(ids, rows)
+        given, wanted = self._inputs(ids, rows)
         logits, took = self.executable.run_timed(self._arguments, given, wanted, self._length)
         self._length += len(ids)
         return StepOutput(logits), took
@@ -173,14 +191,3 @@ class TvmProfiler:
         kernels = self._state.executable.kernels(program)
         calls = zip(kernels, (took * 1e-9).tolist(), strict=True)
         return tuple(OpTime(kernel, values, seconds) for (kernel, values), seconds in calls)
-
-
-def _aligned_inputs(ids: IntArray, rows: Rows) -> tuple[Array, Array]:
-    """The tokens, and the places of those that want logits, where kernels can read them."""
-    count = len(ids)
-    given = aligned((count,), np.int64)
-    given[:] = ids
-    start = {"last": count - 1, "all": 0, "none": count}[rows]
-    wanted = aligned((count - start,), np.int64)
-    wanted[:] = np.arange(start, count)
-    return given, wanted

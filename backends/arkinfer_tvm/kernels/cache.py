@@ -53,6 +53,7 @@ class Append(Kernel):
     """
 
     family: ClassVar[str] = "append"
+    written: ClassVar[tuple[str, ...]] = ("cache", "scales")
     rows: Strided
     cache: Cache
     scaled: bool = False

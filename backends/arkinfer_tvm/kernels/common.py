@@ -59,6 +59,10 @@ class Kernel(ABC):
     """Base of all kernels: frozen dataclasses, equal when their code is."""
 
     family: ClassVar[str]
+    written: ClassVar[tuple[str, ...]] = ("out",)
+    """Parameters that it writes, where it has them."""
+    streamed: ClassVar[str] = ""
+    """The parameter that its jobs read in order, each as much, if there is one."""
 
     @abstractmethod
     def parameters(self) -> dict[str, str]:

@@ -56,6 +56,7 @@ class QuantLinear(Kernel):
     """
 
     family: ClassVar[str] = "quant_linear"
+    streamed: ClassVar[str] = "weight"
     stream: Stream
     finish: Finish
     most: int

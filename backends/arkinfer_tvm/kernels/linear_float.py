@@ -65,6 +65,7 @@ class FloatLinear(Kernel):
     """
 
     family: ClassVar[str] = "linear"
+    streamed: ClassVar[str] = "weight"
     x: Strided
     stream: Stream | DenseStream
     finish: Finish

@@ -107,6 +107,7 @@ class Quantize(RowKernel):
     """
 
     family: ClassVar[str] = "quantize"
+    written: ClassVar[tuple[str, ...]] = ("codes", "scales", "sums")
     x: Strided
     inputs: Inputs
     norm: Norm | None = None

@@ -31,6 +31,7 @@ class Angles(RowKernel):
     """table[t] = cos, then sin, of positions[t] * frequency[i], times `factor`: [T, 2, half]."""
 
     family: ClassVar[str] = "angles"
+    written: ClassVar[tuple[str, ...]] = ("table",)
     half: int
     factor: float
 

@@ -38,7 +38,11 @@ int main(int count, char **given) {
     arguments[3 * c] = (Argument){4, 0, {.pointer = (char *)rows[c]}};
     arguments[3 * c + 1] = (Argument){4, 0, {.pointer = (char *)rows[c + 1]}};
     arguments[3 * c + 2] = (Argument){4, 1, {.number = 8}};
-    calls[c] = (Call){add, 3 * c, 3, &jobs[0], 1};
+    calls[c] = (Call){add, 3 * c, 3, &jobs[0], 1, NULL, 0};
+    if (c % 3 == 0) { /* jobs that read in order: threads begin with their own, and look ahead */
+      calls[c].stream = (const char *)rows[c];
+      calls[c].bytes = sizeof rows[c];
+    }
   }
   for (int step = 0; step < steps; step++) {
     for (int i = 0; i < WIDTH; i++) expected[i] = rows[0][i] = step * 31 + i;
@@ -51,7 +55,7 @@ int main(int count, char **given) {
     if (step % 50 == 7) usleep(2000); /* workers fall asleep */
   }
   calls[3].kernel = wrong;
-  calls[5].jobs = &jobs[2];
+  calls[5].jobs = calls[9].jobs = &jobs[2]; /* of the second, a stream, there is nothing to read */
   calls[6].jobs = &jobs[1];
   int64_t failed = ark_run(pool, calls, CALLS, arguments, own, 64, NULL);
   printf("%d threads, call %d: %s\n", ark_threads(pool), (int)failed, ark_message(pool));

@@ -9,6 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from tvm.script.ir_builder import tirx as builder
 
 from arkinfer import ir
 from arkinfer.ir import CacheType, TensorType, Weight
@@ -17,6 +18,7 @@ from arkinfer.targets import load_target
 from arkinfer_tvm.build import build_library
 from arkinfer_tvm.compiler import isas_of
 from arkinfer_tvm.isa import ISAS
+from arkinfer_tvm.kernels import Kernel
 from arkinfer_tvm.library import Bound, Library, aligned
 from arkinfer_tvm.lower import KernelTable, Lowering
 from arkinfer_tvm.program import Program
@@ -45,6 +47,7 @@ class Bench:
     functions: dict[str, ir.Function]
     programs: dict[str, list[Program]]
     """For steps of each of `sizes`."""
+    kernels: list[Kernel]
     store: CaseStore
     library: Library
 
@@ -75,7 +78,7 @@ def bench(quantized: Callable[..., QuantizedTensor], isa: str) -> Iterator[Bench
             for limits in (dict.fromkeys(LIMITS, most) for most in sizes(name))
         ]
     library = Library(build_library(table.names, isa), "libcases.so", 2, 9)
-    yield Bench(functions, programs, store, library)
+    yield Bench(functions, programs, list(table.names), store, library)
     library.close()
 
 
@@ -263,3 +266,29 @@ def test_every_finite_16_bit_number_is_widened_exactly(
     bound.run(bound.arguments([]), {"T": 1 << 16}, [("out", out), ("tokens", tokens)])
     library.close()
     np.testing.assert_array_equal(out.view(np.uint32), table.astype(np.float32).view(np.uint32))
+
+
+def test_kernels_write_what_they_say(
+    bench: Bench, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing else, or calls that run side by side would spoil each other's data."""
+    made: list[tuple[Any, str]] = []
+    stored: set[str] = set()
+    declare, store = builder.decl_buffer, builder.buffer_store
+
+    def declared(*given: Any, data: Any, **named: Any) -> Any:
+        made.append((declare(*given, data=data, **named), getattr(data, "name", "")))
+        return made[-1][0]
+
+    def watched(buffer: Any, *rest: Any) -> Any:
+        stored.update(name for each, name in made if each.same_as(buffer))
+        return store(buffer, *rest)
+
+    monkeypatch.setattr(builder, "decl_buffer", declared)
+    monkeypatch.setattr(builder, "buffer_store", watched)
+    for kernel in bench.kernels:
+        made.clear()
+        stored.clear()
+        kernel.function("watched", ISAS[isa])
+        taken = set(kernel.parameters())
+        assert stored & taken == taken.intersection(kernel.written), kernel
