@@ -28,28 +28,51 @@ def main(arguments: list[str] | None = None) -> int:
     """Reads results, writes pictures and tables; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.charts",
                                      description=(__doc__ or "").splitlines()[0])  # fmt: skip
-    parser.add_argument("results", type=Path, help="what the harness wrote with --json")
+    parser.add_argument("results", type=Path, nargs="+", help="what the harness wrote with --json")
     parser.add_argument("--folder", type=Path, default=Path("docs/charts"), help="of the pictures")
     parser.add_argument("--into", type=Path, metavar="PAGE", help="a page with the two marks")
     parser.add_argument("--note", default="", help="a sentence about the run, above the tables")
     given = parser.parse_args(arguments)
     try:
-        found = read_results(given.results)
+        results = [read_results(path) for path in given.results]
         page = None if given.into is None else _page(given.into)
-        pictures = charts(found)
+        pictures = [charts(found) for found in results]
+        drawn = _named_once(pictures)
         given.folder.mkdir(parents=True, exist_ok=True)
-        for name, picture in pictures.items():
+        for name, picture in drawn.items():
             (given.folder / name).write_text(picture, "utf-8")
         if page is not None:
             before, after = page
             place = Path(os.path.relpath(given.folder, given.into.parent)).as_posix()
-            middle = "\n".join(section(found, [f"{place}/{name}" for name in pictures], given.note))
+            middle = "\n".join(
+                line
+                for found, made in zip(results, pictures, strict=True)
+                for line in section(found, [f"{place}/{name}" for name in made], given.note)
+            )
             given.into.write_text(f"{before}{BEGIN}\n{middle}\n{END}{after}", "utf-8")
     except ArkError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    print(f"{len(pictures)} charts in {given.folder}")
+    print(f"{len(drawn)} charts in {given.folder}")
     return 0
+
+
+def _named_once(pictures: Sequence[dict[str, str]]) -> dict[str, str]:
+    """Those of all runs.
+
+    Raises:
+        UsageError: two runs measured the same.
+    """
+    found: dict[str, str] = {}
+    for name, picture in (pair for made in pictures for pair in made.items()):
+        if name in found:
+            raise UsageError(
+                f'Two of the runs have the chart "{name}"',
+                "They measured the same case",
+                "Draw them into different folders",
+            )
+        found[name] = picture
+    return found
 
 
 def _page(path: Path) -> tuple[str, str]:

@@ -23,7 +23,7 @@ def saved(tmp_path: Path) -> Path:
 
 def draw(saved: Path, *words: str) -> int:
     folder = saved.parent / "pages" / "charts"
-    return charts.main([str(saved), "--folder", str(folder), *words])
+    return charts.main(["--folder", str(folder), str(saved), *words])
 
 
 def test_the_same_bytes_each_time(saved: Path):
@@ -90,6 +90,22 @@ def test_a_page_without_a_place(
     assert message in capsys.readouterr().err
     assert text is None or page.read_text() == text
     assert not (saved.parent / "pages").exists()  # nothing was drawn
+
+
+def test_several_runs(saved: Path, capsys: pytest.CaptureFixture[str]):
+    page = saved.parent / "page.md"
+    page.write_text(PAGE)
+    deep = saved.parent / "deep.json"
+    facts = json.loads(saved.read_text().replace('"depth": 0', '"depth": 8192'))
+    for run in facts["runs"]:
+        run["results"] = [each for each in run["results"] if each["kind"] == "decode"]
+    deep.write_text(json.dumps(facts))
+    assert draw(saved, str(deep), "--into", str(page)) == 0
+    text = page.read_text()
+    assert text.index("**Decode at 0, int4") < text.index("**Decode at 8,192, int4")
+    assert draw(saved, str(saved), "--into", str(page)) == 2
+    assert "Two of the runs have the chart" in capsys.readouterr().err
+    assert page.read_text() == text
 
 
 def test_no_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
