@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -167,16 +168,17 @@ class Arguments:
         self._array = template.copy()
         self._values = memoryview(self._array["value"])
         self._places = places
-        self._given: dict[int | str, Array] = {}
+        self._given: dict[int | str, weakref.ref[Array]] = {}
         self.address = _address(self._array)
 
     def give(self, key: int | str, array: Array) -> None:
         """Puts an array where the port, or the cache, of that name is wanted."""
-        if self._given.get(key) is not array:
+        given = self._given.get(key)
+        if given is None or given() is not array:
             address = pointer(array)
             for place in self._places.get(key, ()):
                 self._values[place] = address
-            self._given[key] = array
+            self._given[key] = weakref.ref(array)  # logits are the caller's, to keep or drop
 
 
 class Bound:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from typing import Any
 
 import pytest
@@ -48,6 +49,14 @@ def test_of_a_model(small: Any) -> None:
         assert met[query : key + 1] == [("rope", False), ("rope", True)]
         assert met[key + 1 : key + 3] == [("append", False), ("append", True)]
     assert met[-1][1]
+
+
+def test_nobody_but_the_caller_keeps_logits(small: Any, opened: Any) -> None:
+    state = opened(small.path).new_state(8)
+    output = state.step(small.tokens(3), rows="all")
+    held = weakref.ref(output.logits)
+    del output
+    assert held() is None
 
 
 @pytest.mark.parametrize(
